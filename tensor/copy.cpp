@@ -1,0 +1,110 @@
+// Strided and converting copies behind Tensor::copy_from, fill and to_vector.
+#include <cstring>
+
+#include "tensor/parallel.h"
+#include "tensor/tensor.h"
+
+namespace parlo {
+namespace {
+
+template <class To, class From>
+To convert(From x) {
+  constexpr bool kFromHalf = std::is_same_v<From, bf16_t> || std::is_same_v<From, f16_t>;
+  if constexpr (std::is_same_v<To, From>) {
+    return x;
+  } else if constexpr (kFromHalf) {
+    return convert<To>(to_float(x));
+  } else if constexpr (std::is_same_v<To, bf16_t>) {
+    return to_bf16(static_cast<float>(x));
+  } else if constexpr (std::is_same_v<To, f16_t>) {
+    return to_f16(static_cast<float>(x));
+  } else {
+    return static_cast<To>(x);
+  }
+}
+
+struct Walk {
+  Shape shape, from, to;
+};
+
+// Drops size-1 axes and merges neighbours that are contiguous on both sides.
+Walk simplify(const Shape& shape, const Shape& from, const Shape& to) {
+  Walk w;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (shape[i] == 1) continue;
+    const int last = w.shape.rank() - 1;
+    if (last >= 0 && w.from[last] == shape[i] * from[i] && w.to[last] == shape[i] * to[i]) {
+      w.shape[last] *= shape[i];
+      w.from[last] = from[i];
+      w.to[last] = to[i];
+    } else {
+      w.shape.push_back(shape[i]);
+      w.from.push_back(from[i]);
+      w.to.push_back(to[i]);
+    }
+  }
+  if (w.shape.rank() == 0) w = {{1}, {1}, {1}};
+  return w;
+}
+
+template <class To, class From>
+void copy_row(To* to, int64_t to_step, const From* from, int64_t from_step, int64_t n) {
+  if (to_step == 1 && from_step == 1) {
+    if constexpr (std::is_same_v<To, From>) {
+      std::memcpy(to, from, n * sizeof(To));
+    } else {
+      for (int64_t i = 0; i < n; ++i) to[i] = convert<To>(from[i]);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) to[i * to_step] = convert<To>(from[i * from_step]);
+}
+
+template <class To, class From>
+void copy_strided(To* to, const From* from, const Walk& w) {
+  const int axes = w.shape.rank() - 1;
+  const int64_t n = w.shape[axes];
+  int64_t rows = 1;
+  for (int i = 0; i < axes; ++i) rows *= w.shape[i];
+  if (n == 0 || rows == 0) return;
+  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / n);
+  parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      int64_t rest = row, a = 0, b = 0;
+      for (int i = axes - 1; i >= 0; --i) {
+        const int64_t index = rest % w.shape[i];
+        rest /= w.shape[i];
+        a += index * w.to[i];
+        b += index * w.from[i];
+      }
+      copy_row(to + a, w.to[axes], from + b, w.from[axes], n);
+    }
+  });
+}
+
+}  // namespace
+
+void Tensor::copy_from(const Tensor& src) const {
+  check_shape("Tensor::copy_from", "source", src, shape_);
+  CHECK(!read_only(), "Tensor::copy_from: destination is a read-only mapping");
+  const Walk w = simplify(shape_, src.strides_, strides_);
+  visit_dtype(dtype_, [&](auto to) {
+    visit_dtype(src.dtype_, [&](auto from) {
+      copy_strided(data<decltype(to)>(), src.data<decltype(from)>(), w);
+    });
+  });
+}
+
+void Tensor::fill(double value) const {
+  Tensor one = empty(Shape{}, DType::f64);
+  *one.data<double>() = value;
+  copy_from(one.expand(shape_));
+}
+
+std::vector<double> Tensor::to_vector() const {
+  const Tensor t = to(DType::f64).contiguous();
+  const auto values = t.span<double>();
+  return {values.begin(), values.end()};
+}
+
+}  // namespace parlo
