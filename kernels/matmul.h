@@ -1,0 +1,42 @@
+// Matrix products. Dtypes: f32 and f64; weights of `linear` may also be bf16 (products of the
+// rounded input in f32 accumulation where the CPU has AVX-512-BF16, widened to f32 elsewhere).
+// Every output element is summed over K in one order that depends on N and K, never on the number
+// of rows or threads: a row's result is the same bits alone and inside any batch.
+#pragma once
+
+#include "tensor/tensor.h"
+
+namespace parlo {
+
+enum class Activation { none, gelu_tanh, gelu_erf, quick_gelu, silu };
+
+// y = ... + scale * (x a') b' with a [r, K] and b [N, r] (LoRA's A and B).
+struct LowRank {
+  Tensor a;
+  Tensor b;
+  double scale = 1.0;
+  // Output, optional: x a' [rows, r], kept for the backward.
+  Tensor down;
+};
+
+struct LinearArgs {
+  Tensor bias;  // [N], optional
+  Activation activation = Activation::none;
+  Tensor pre_activation;              // output [rows, N], optional: the value before activation
+  Tensor residual;                    // [rows, N], optional: added after the activation
+  const LowRank* low_rank = nullptr;  // joins before the activation
+};
+
+namespace cpu {
+
+// c[..., M, N] = alpha * op(a) op(b) + beta * c, op transposes the last two axes where asked.
+// Leading axes of a and b equal those of c or are 1 (broadcast). The last axis of every operand
+// has stride 1 (others any), checked. Empty K gives beta * c.
+void matmul(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Tensor& c,
+            double alpha = 1.0, double beta = 0.0);
+
+// y[rows, N] = activation(x[rows, K] w[N, K]' + bias + low rank) + residual. Contiguous operands.
+void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args = {});
+
+}  // namespace cpu
+}  // namespace parlo

@@ -1,0 +1,47 @@
+// Layer, RMS and group norm over contiguous rows; statistics in f32 (f64 for f64).
+//   layer_norm: y = (x - mean) * rstd * weight + bias, then * (1 + scale) + shift (modulation)
+//   rms_norm:   y = x * rstd * weight,  rstd = 1 / sqrt(mean(x^2) + eps)
+// x, y, dx, dy [R, C]. weight, bias [C] optional. scale, shift [G, C] optional with R % G == 0: row
+// r uses group r / (R / G) (adaLN: G = batch, R / G = tokens). scale and shift may have a row
+// stride. mean, rstd [R] are outputs of the forward, inputs of the backward.
+#pragma once
+
+#include "tensor/tensor.h"
+
+namespace parlo {
+
+struct NormParams {
+  Tensor weight, bias;
+  Tensor scale, shift;
+  double eps = 1e-6;
+};
+
+// Gradients to write; undefined tensors are skipped. Parameter gradients are summed over rows in a
+// fixed order. dscale, dshift [G, C] contiguous.
+struct NormGrads {
+  Tensor dx;
+  Tensor dweight, dbias;
+  Tensor dscale, dshift;
+};
+
+namespace cpu {
+
+void layer_norm(const Tensor& x, const NormParams& p, const Tensor& y, const Tensor& mean,
+                const Tensor& rstd);
+void layer_norm_backward(const Tensor& x, const NormParams& p, const Tensor& mean,
+                         const Tensor& rstd, const Tensor& dy, const NormGrads& grads);
+
+// Only weight and eps of p are used.
+void rms_norm(const Tensor& x, const NormParams& p, const Tensor& y, const Tensor& rstd);
+void rms_norm_backward(const Tensor& x, const NormParams& p, const Tensor& rstd, const Tensor& dy,
+                       const NormGrads& grads);
+
+// x, y [B, C, S] (S = all spatial positions), statistics over each of `groups` channel groups:
+// mean, rstd [B, groups]; weight, bias [C].
+void group_norm(const Tensor& x, int64_t groups, const NormParams& p, const Tensor& y,
+                const Tensor& mean, const Tensor& rstd);
+void group_norm_backward(const Tensor& x, int64_t groups, const NormParams& p, const Tensor& mean,
+                         const Tensor& rstd, const Tensor& dy, const NormGrads& grads);
+
+}  // namespace cpu
+}  // namespace parlo
