@@ -1,0 +1,144 @@
+// The rules of the house that a compiler does not check: includes go one way only, they start at
+// the root, and files stay readable. Each rule is also shown a planted violation.
+
+#include <doctest/doctest.h>
+
+#include <unistd.h>
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int kMaxLines = 800;
+
+// A folder may include itself and every folder of a lower rank.
+const std::map<std::string, int> kRank = {{"tensor", 0},  {"kernels", 1}, {"autograd", 2},
+                                          {"models", 3},  {"lora", 4},    {"rl", 5},
+                                          {"distill", 5}, {"tools", 6}};
+// These may include everything, but keep the length and start their includes at the root.
+const std::set<std::string> kOpen = {"tests", "bench", "examples"};
+
+bool is_source(const fs::path& path) {
+  static const std::set<std::string> suffixes = {".h", ".cpp", ".cu", ".cuh"};
+  return suffixes.count(path.extension().string()) > 0;
+}
+
+// The reason why FOLDER/... (path: of the including file) may not include `target`; empty if it
+// may.
+std::string refusal(const std::string& path, const std::string& folder, const std::string& target) {
+  const size_t slash = target.find('/');
+  if (slash == std::string::npos) return "includes start at the root";
+  const std::string into = target.substr(0, slash);
+  if (!kRank.count(into)) return kOpen.count(into) && kOpen.count(folder) ? "" : "no such folder";
+  if (!kRank.count(folder) || into == folder) {
+    const bool crosses = (path.find("kernels/cpu/") == 0 && target.find("kernels/cuda/") == 0) ||
+                         (path.find("kernels/cuda/") == 0 && target.find("kernels/cpu/") == 0);
+    return crosses ? "kernels/cpu and kernels/cuda do not include each other" : "";
+  }
+  if (kRank.at(into) >= kRank.at(folder)) return "upward or sideways include";
+  if (into == "kernels" && kRank.at(folder) > kRank.at("autograd")) {
+    return "nothing above autograd/ includes kernels/";
+  }
+  return "";
+}
+
+void check_file(const fs::path& root, const fs::path& file, std::vector<std::string>& faults) {
+  static const std::regex include(R"re(^\s*#\s*include\s*"([^"]+)")re");
+  const std::string path = fs::relative(file, root).generic_string();
+  const std::string folder = path.substr(0, path.find('/'));
+  std::ifstream in(file);
+  std::string line;
+  int number = 0;
+  while (std::getline(in, line)) {
+    ++number;
+    std::smatch match;
+    if (!std::regex_search(line, match, include)) continue;
+    const std::string why = refusal(path, folder, match[1]);
+    if (why.empty()) continue;
+    faults.push_back(path + ":" + std::to_string(number) + ": \"" + match[1].str() + "\": " + why);
+  }
+  if (number > kMaxLines) {
+    faults.push_back(path + ": " + std::to_string(number) + " lines, at most " +
+                     std::to_string(kMaxLines));
+  }
+}
+
+std::vector<std::string> check_tree(const fs::path& root, int* files = nullptr) {
+  std::vector<std::string> faults;
+  std::set<std::string> folders = kOpen;
+  for (const auto& [folder, rank] : kRank) folders.insert(folder);
+  for (const std::string& folder : folders) {
+    if (!fs::exists(root / folder)) continue;
+    for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {
+      if (!entry.is_regular_file() || !is_source(entry.path())) continue;
+      if (files) ++*files;
+      check_file(root, entry.path(), faults);
+    }
+  }
+  return faults;
+}
+
+// A tree of one file, thrown away at the end.
+std::vector<std::string> faults_of(const std::string& path, const std::string& text) {
+  const fs::path root = fs::temp_directory_path() / ("parlo_house_" + std::to_string(::getpid()));
+  fs::create_directories((root / path).parent_path());
+  std::ofstream(root / path) << text;
+  const std::vector<std::string> faults = check_tree(root);
+  fs::remove_all(root);
+  return faults;
+}
+
+size_t faults_of_include(const std::string& path, const std::string& target) {
+  return faults_of(path, "// x\n  # include \"" + target + "\"  // y\n").size();
+}
+
+}  // namespace
+
+TEST_CASE("the tree keeps the rules") {
+  int files = 0;
+  for (const std::string& fault : check_tree(PARLO_SOURCE_DIR, &files)) FAIL_CHECK(fault);
+  CHECK(files > 0);
+}
+
+TEST_CASE("a planted include is caught") {
+  CHECK(faults_of_include("tensor/a.cpp", "kernels/matmul.h") == 1);
+  CHECK(faults_of_include("kernels/a.h", "autograd/var.h") == 1);
+  CHECK(faults_of_include("models/a.h", "lora/lora.h") == 1);
+  CHECK(faults_of_include("models/deep/er/a.h", "rl/trainer.h") == 1);
+  CHECK(faults_of_include("rl/a.cpp", "distill/rate.h") == 1);
+  CHECK(faults_of_include("distill/a.cpp", "rl/trainer.h") == 1);
+  CHECK(faults_of_include("rl/a.cpp", "tools/progress.h") == 1);
+  CHECK(faults_of_include("models/a.cpp", "kernels/matmul.h") == 1);
+  CHECK(faults_of_include("tools/a.cpp", "kernels/matmul.h") == 1);
+  CHECK(faults_of_include("kernels/cpu/a.cpp", "kernels/cuda/common.cuh") == 1);
+  CHECK(faults_of_include("kernels/cuda/a.cu", "kernels/cpu/pack.h") == 1);
+  CHECK(faults_of_include("rl/a.cpp", "advantages.h") == 1);
+  CHECK(faults_of_include("rl/a.cpp", "../lora/lora.h") == 1);
+  CHECK(faults_of_include("rl/a.cpp", "tests/support.h") == 1);
+}
+
+TEST_CASE("a lawful include passes") {
+  CHECK(faults_of_include("autograd/ops/a.cpp", "kernels/matmul.h") == 0);
+  CHECK(faults_of_include("kernels/a.cpp", "kernels/cpu/pack.h") == 0);
+  CHECK(faults_of_include("tools/a.cpp", "distill/rate.h") == 0);
+  CHECK(faults_of_include("rl/rewards/a.cpp", "tensor/tensor.h") == 0);
+  CHECK(faults_of_include("tests/kernels/a_test.cpp", "tests/support.h") == 0);
+  CHECK(faults_of_include("bench/a.cpp", "kernels/matmul.h") == 0);
+  CHECK(faults_of("rl/a.cpp", "#include <string>\n").empty());
+}
+
+TEST_CASE("a file that is too long is caught") {
+  std::string text;
+  for (int i = 0; i < kMaxLines; ++i) text += "//\n";
+  CHECK(faults_of("rl/a.cpp", text).empty());
+  CHECK(faults_of("rl/a.cpp", text + "//\n").size() == 1);
+  CHECK(faults_of("tests/rl/a_test.cpp", text + "//\n").size() == 1);
+}
