@@ -2,7 +2,7 @@
 if(NOT TOOL)
   message(FATAL_ERROR "${MODE}: clang-format not found; install the package clang-format")
 endif()
-execute_process(COMMAND git ls-files --cached -- *.h *.cpp *.cu *.cuh WORKING_DIRECTORY ${ROOT}
+execute_process(COMMAND git -c safe.directory=* ls-files --cached -- *.h *.cpp *.cu *.cuh WORKING_DIRECTORY ${ROOT}
                 OUTPUT_VARIABLE files OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
 if(NOT files)
   return()
