@@ -1,13 +1,17 @@
-// DISPATCH(device, f(args)) calls cpu::f or cuda::f: the only #if on CUDA in the tree.
+// DISPATCH(device, f(args)) calls cpu::f or cuda::f and has its value: the only place that knows
+// which backends this build has.
 #pragma once
 
 #include "tensor/device.h"
 #include "tensor/error.h"
 
-#define DISPATCH(device, call)                                                \
-  do {                                                                        \
-    const ::parlo::Device dispatch_device = (device);                         \
-    CHECK(dispatch_device.is_cpu(), #call, ": this build has no ",            \
-          ::parlo::to_string(dispatch_device), " backend; use --device cpu"); \
-    ::parlo::cpu::call;                                                       \
-  } while (0)
+namespace parlo {
+
+inline void require_backend(Device device, const char* call) {
+  CHECK(device.is_cpu(), call, ": this build has no ", to_string(device),
+        " backend; use --device cpu");
+}
+
+}  // namespace parlo
+
+#define DISPATCH(device, call) (::parlo::require_backend((device), #call), ::parlo::cpu::call)

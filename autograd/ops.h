@@ -1,0 +1,113 @@
+// Every differentiable op. Shapes broadcast where noted; dtypes f32 and f64 (linear's weight also
+// bf16 when frozen). Bad shapes throw Error naming the op. One file a family under autograd/ops/.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "autograd/var.h"
+#include "kernels/attention.h"
+#include "kernels/conv.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
+#include "kernels/rope.h"
+
+namespace parlo {
+
+// --- arithmetic.cpp: a (op) b with NumPy broadcasting, and maps of one operand.
+Var add(const Var& a, const Var& b);
+Var sub(const Var& a, const Var& b);
+Var mul(const Var& a, const Var& b);
+Var div(const Var& a, const Var& b);
+Var unary(Unary f, const Var& x);
+inline Var exp(const Var& x) {
+  return unary(Unary::exp, x);
+}
+inline Var log(const Var& x) {
+  return unary(Unary::log, x);
+}
+inline Var sqrt(const Var& x) {
+  return unary(Unary::sqrt, x);
+}
+inline Var rsqrt(const Var& x) {
+  return unary(Unary::rsqrt, x);
+}
+inline Var square(const Var& x) {
+  return unary(Unary::square, x);
+}
+inline Var tanh(const Var& x) {
+  return unary(Unary::tanh, x);
+}
+inline Var sigmoid(const Var& x) {
+  return unary(Unary::sigmoid, x);
+}
+inline Var relu(const Var& x) {
+  return unary(Unary::relu, x);
+}
+// alpha * x + c
+Var affine(const Var& x, double alpha, double c = 0.0);
+Var activation(Activation f, const Var& x);
+inline Var silu(const Var& x) {
+  return activation(Activation::silu, x);
+}
+// residual + gate * y: residual, y [B, ..., C]; gate [B, C].
+Var gate_residual(const Var& residual, const Var& gate, const Var& y);
+
+// --- linear.cpp
+// op(a) op(b) over the last two axes; leading axes equal or 1.
+Var matmul(const Var& a, const Var& b, bool trans_a = false, bool trans_b = false);
+
+// The low-rank term of a linear: scale * (x a') b', a [r, K], b [N, r].
+struct LowRankVar {
+  Var a, b;
+  double scale = 1.0;
+};
+struct LinearExtras {
+  Activation activation = Activation::none;
+  Var residual;                          // added after the activation
+  const LowRankVar* low_rank = nullptr;  // joins before the activation
+};
+// x [..., K], w [N, K], bias [N] or undefined -> [..., N].
+Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras = {});
+
+// --- norm.cpp
+// Over the last axis of x [B, ..., C]. weight, bias [C] and scale, shift [B, C] may be undefined:
+// y = norm(x) * weight + bias, then * (1 + scale) + shift.
+Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps, const Var& scale = {},
+               const Var& shift = {});
+Var rms_norm(const Var& x, const Var& weight, double eps);
+// x [B, C, ...]
+Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias, double eps);
+
+// --- attention.cpp: q [B, Tq, H, D], k, v [B, Tk, Hkv, D] -> [B, Tq, H, D].
+Var attention(const Var& q, const Var& k, const Var& v, const AttentionArgs& args);
+// x [B, T, H, D]; cos, sin [T, D/2].
+Var rope(const Var& x, const Tensor& cos, const Tensor& sin, RopeStyle style);
+
+// --- reduce.cpp
+// Sums over axes; they stay as size 1 with keep, else they are dropped. No axes: all.
+Var sum(const Var& x, std::vector<int> axes = {}, bool keep = false);
+Var mean(const Var& x, std::vector<int> axes = {}, bool keep = false);
+// Over the last axis.
+Var softmax(const Var& x);
+// logits [..., C], targets [...] i64 -> losses [...].
+Var cross_entropy(const Var& logits, const Tensor& targets, int64_t ignore_index = -100);
+// x / sqrt(sum x^2) over the last axis, as CLIP normalises embeddings.
+Var l2_normalize(const Var& x);
+
+// --- layout.cpp
+Var reshape(const Var& x, const Shape& shape);  // one -1 allowed
+Var permute(const Var& x, std::vector<int> order);
+Var concat(std::span<const Var> parts, int axis);
+Var slice(const Var& x, int axis, int64_t begin, int64_t end);
+// n equal slices of an axis.
+std::vector<Var> chunk(const Var& x, int axis, int64_t n);
+// Rows of table [V, C] by index (i64, any shape) -> [index..., C].
+Var gather_rows(const Var& table, const Tensor& index);
+Var patchify(const Var& x, int64_t patch, bool channel_last);
+Var unpatchify(const Var& tokens, int64_t patch, bool channel_last, const Shape& image);
+
+// --- conv.cpp
+Var conv2d(const Var& x, const Var& w, const Var& bias, const Conv2dArgs& args);
+
+}  // namespace parlo

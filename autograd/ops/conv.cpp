@@ -1,0 +1,31 @@
+#include "kernels/conv.h"
+
+#include "autograd/ops.h"
+#include "kernels/dispatch.h"
+
+namespace parlo {
+
+Var conv2d(const Var& x, const Var& w, const Var& bias, const Conv2dArgs& args) {
+  CHECK(x.rank() == 4 && w.rank() == 4 && args.groups > 0 && args.stride > 0 &&
+            x.dim(1) == w.dim(1) * args.groups && w.dim(0) % args.groups == 0,
+        "conv2d: x ", x.shape(), " does not fit w ", w.shape(), " with ", args.groups, " groups");
+  const int64_t h = x.dim(2) + 2 * args.padding - w.dim(2);
+  const int64_t v = x.dim(3) + 2 * args.padding - w.dim(3);
+  CHECK(h >= 0 && v >= 0, "conv2d: kernel ", w.shape(), " is larger than input ", x.shape());
+  if (bias) check_shape("conv2d", "bias", bias.value(), {w.dim(0)});
+  const Tensor in = x.value().contiguous(), weight = w.value().contiguous();
+  Tensor y = Tensor::empty({x.dim(0), w.dim(0), h / args.stride + 1, v / args.stride + 1},
+                           x.dtype(), in.device());
+  DISPATCH(in.device(), conv2d(in, weight, bias ? bias.value() : Tensor(), y, args));
+  return record("conv2d", y, {x, w, bias},
+                [=](const Tensor& dy, const Need& need) -> std::vector<Tensor> {
+                  Tensor dx, dw, dbias;
+                  if (need[0]) dx = Tensor::empty_like(in);
+                  if (need[1]) dw = Tensor::empty_like(weight);
+                  if (need[2]) dbias = Tensor::empty({weight.dim(0)}, dy.dtype(), dy.device());
+                  DISPATCH(in.device(), conv2d_backward(in, weight, dy, dx, dw, dbias, args));
+                  return {dx, dw, dbias};
+                });
+}
+
+}  // namespace parlo

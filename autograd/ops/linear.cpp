@@ -1,0 +1,174 @@
+// Matrix product and the linear layer with its low-rank term:
+//   y = act(x w' + b + s (x a') b') + residual
+// With p the pre-activation and dp its gradient:
+//   dx = dp w + s (dp b) a,  dw = dp' x,  db = column sums of dp,
+//   d(b) = s dp' (x a'),  d(a) = s (dp b)' x.
+#include "autograd/ops.h"
+#include "autograd/ops/shared.h"
+#include "kernels/dispatch.h"
+#include "kernels/reduce.h"
+
+namespace parlo {
+namespace {
+
+Tensor product(const Tensor& a, bool ta, const Tensor& b, bool tb, double alpha = 1.0) {
+  Tensor c =
+      Tensor::empty({ta ? a.dim(1) : a.dim(0), tb ? b.dim(0) : b.dim(1)}, a.dtype(), a.device());
+  DISPATCH(a.device(), matmul(a, ta, b, tb, c, alpha, 0.0));
+  return c;
+}
+
+// Sums a batched gradient over leading axes the operand had as 1.
+Tensor sum_leading(const Tensor& grad, const Shape& shape) {
+  if (grad.shape() == shape) return grad;
+  Shape padded = shape;
+  while (padded.rank() < grad.rank()) padded.insert(0, 1);
+  Tensor out = Tensor::empty(padded, grad.dtype(), grad.device());
+  DISPATCH(grad.device(), sum_to(grad, out));
+  return out.view(shape);
+}
+
+Shape batch_of(const Shape& s) {
+  return Shape(std::span(s.begin(), static_cast<size_t>(s.rank() - 2)));
+}
+
+// a and b with leading axes padded to the same rank, and the result's shape.
+struct Batched {
+  Tensor a, b;
+  Shape out;
+};
+
+Batched batched(const Tensor& a, bool ta, const Tensor& b, bool tb) {
+  CHECK(a.rank() >= 2 && b.rank() >= 2, "matmul: operands need two axes, got ", a.shape(), " and ",
+        b.shape());
+  const int64_t m = a.dim(ta ? -1 : -2), ka = a.dim(ta ? -2 : -1);
+  const int64_t n = b.dim(tb ? -2 : -1), kb = b.dim(tb ? -1 : -2);
+  CHECK(ka == kb, "matmul: inner sizes differ: ", a.shape(), ta ? "'" : "", " by ", b.shape(),
+        tb ? "'" : "");
+  Batched r{unit_last_stride(a), unit_last_stride(b),
+            broadcast_shapes(batch_of(a.shape()), batch_of(b.shape()))};
+  while (r.a.rank() < r.out.rank() + 2) r.a = r.a.unsqueeze(0);
+  while (r.b.rank() < r.out.rank() + 2) r.b = r.b.unsqueeze(0);
+  r.out.push_back(m);
+  r.out.push_back(n);
+  return r;
+}
+
+Tensor batched_product(const Tensor& a, bool ta, const Tensor& b, bool tb) {
+  const Batched r = batched(a, ta, b, tb);
+  Tensor c = Tensor::empty(r.out, a.dtype(), a.device());
+  DISPATCH(a.device(), matmul(r.a, ta, r.b, tb, c, 1.0, 0.0));
+  return c;
+}
+
+// What linear's backward reads.
+struct LinearSaved {
+  Shape x_shape;
+  Tensor x, w, pre, a, b, down;
+  Activation activation = Activation::none;
+  double scale = 1.0;
+};
+
+std::vector<Tensor> linear_backward(const LinearSaved& s, const Tensor& dy, const Need& need) {
+  const Tensor dout = dy.view({s.x.dim(0), s.w.dim(0)});
+  Tensor dp = dout;
+  if (s.activation != Activation::none) {
+    dp = Tensor::empty_like(dout);
+    DISPATCH(dp.device(), activation_backward(s.activation, s.pre, dout, dp));
+  }
+  std::vector<Tensor> grads(6);
+  Tensor dp_b;  // dp b [rows, r]
+  if (s.a.defined() && (need[0] || need[3])) dp_b = product(dp, false, s.b, false);
+  if (need[0]) {
+    const Tensor w = s.w.to(dp.dtype());
+    Tensor dx = product(dp, false, w, false);
+    if (s.a.defined()) DISPATCH(dx.device(), matmul(dp_b, false, s.a, false, dx, s.scale, 1.0));
+    grads[0] = dx.view(s.x_shape);
+  }
+  if (need[1]) grads[1] = product(dp, true, s.x, false);
+  if (need[2]) {
+    Tensor sums = Tensor::empty({1, dp.dim(1)}, dp.dtype(), dp.device());
+    DISPATCH(dp.device(), sum_to(dp, sums));
+    grads[2] = sums.view({dp.dim(1)});
+  }
+  if (s.a.defined() && need[3]) grads[3] = product(dp_b, true, s.x, false, s.scale);
+  if (s.a.defined() && need[4]) grads[4] = product(dp, true, s.down, false, s.scale);
+  if (need[5]) grads[5] = dy;
+  return grads;
+}
+
+void check_linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras) {
+  CHECK(w.rank() == 2 && x.rank() >= 1 && x.dim(-1) == w.dim(1), "linear: x ", x.shape(),
+        " does not fit w ", w.shape(), " (expected [..., ", w.rank() == 2 ? w.dim(1) : -1, "])");
+  if (bias) check_shape("linear", "bias", bias.value(), {w.dim(0)});
+  if (const LowRankVar* low = extras.low_rank) {
+    CHECK(low->a.rank() == 2 && low->a.dim(1) == w.dim(1), "linear: low-rank a ", low->a.shape(),
+          " does not fit w ", w.shape());
+    check_shape("linear", "low-rank b", low->b.value(), {w.dim(0), low->a.dim(0)});
+  }
+}
+
+}  // namespace
+
+Var matmul(const Var& a, const Var& b, bool ta, bool tb) {
+  const Tensor x = a.value(), y = b.value();
+  return record("matmul", batched_product(x, ta, y, tb), {a, b},
+                [x, y, ta, tb](const Tensor& dc, const Need& need) -> std::vector<Tensor> {
+                  std::vector<Tensor> grads(2);
+                  if (need[0]) {
+                    const Tensor g =
+                        ta ? batched_product(y, tb, dc, true) : batched_product(dc, false, y, !tb);
+                    grads[0] = sum_leading(g, x.shape());
+                  }
+                  if (need[1]) {
+                    const Tensor g =
+                        tb ? batched_product(dc, true, x, ta) : batched_product(x, !ta, dc, false);
+                    grads[1] = sum_leading(g, y.shape());
+                  }
+                  return grads;
+                });
+}
+
+Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras) {
+  check_linear(x, w, bias, extras);
+  LinearSaved s;
+  s.x_shape = x.shape();
+  s.x = as_rows(x.value());
+  s.w = w.value();
+  s.activation = extras.activation;
+  Shape out_shape = x.shape();
+  out_shape[-1] = w.dim(0);
+  Tensor y = Tensor::empty(out_shape, x.dtype(), s.x.device());
+  const Tensor rows = y.view({s.x.dim(0), w.dim(0)});
+
+  LinearArgs args;
+  LowRank low;
+  if (bias) args.bias = bias.value();
+  args.activation = extras.activation;
+  const bool keep = grad_enabled();
+  if (extras.activation != Activation::none && keep) {
+    s.pre = Tensor::empty(rows.shape(), rows.dtype(), rows.device());
+    args.pre_activation = s.pre;
+  }
+  if (extras.residual) {
+    check_shape("linear", "residual", extras.residual.value(), out_shape);
+    args.residual = as_rows(extras.residual.value());
+  }
+  Var a, b;
+  if (extras.low_rank) {
+    a = extras.low_rank->a;
+    b = extras.low_rank->b;
+    low = {a.value(), b.value(), extras.low_rank->scale, {}};
+    low.down = Tensor::empty({s.x.dim(0), a.dim(0)}, rows.dtype(), rows.device());
+    args.low_rank = &low;
+    s.a = low.a;
+    s.b = low.b;
+    s.down = low.down;
+    s.scale = low.scale;
+  }
+  DISPATCH(rows.device(), linear(s.x, s.w, rows, args));
+  return record("linear", y, {x, w, bias, a, b, extras.residual},
+                [s](const Tensor& dy, const Need& need) { return linear_backward(s, dy, need); });
+}
+
+}  // namespace parlo

@@ -1,0 +1,94 @@
+#include "kernels/norm.h"
+
+#include "autograd/ops.h"
+#include "autograd/ops/shared.h"
+#include "kernels/dispatch.h"
+
+namespace parlo {
+namespace {
+
+Tensor maybe(const Var& v) {
+  return v ? v.value().contiguous() : Tensor();
+}
+
+Tensor like_if(bool wanted, const Tensor& t) {
+  return wanted ? Tensor::empty(t.shape(), t.dtype(), t.device()) : Tensor();
+}
+
+void check_params(const char* name, int64_t channels, const Var& weight, const Var& bias) {
+  if (weight) check_shape(name, "weight", weight.value(), {channels});
+  if (bias) check_shape(name, "bias", bias.value(), {channels});
+}
+
+}  // namespace
+
+Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps, const Var& scale,
+               const Var& shift) {
+  check_params("layer_norm", x.dim(-1), weight, bias);
+  NormParams p{maybe(weight), maybe(bias), {}, {}, eps};
+  if (scale) {
+    check_shape("layer_norm", "scale", scale.value(), {x.dim(0), x.dim(-1)});
+    p.scale = unit_last_stride(scale.value());
+  }
+  if (shift) {
+    check_shape("layer_norm", "shift", shift.value(), {x.dim(0), x.dim(-1)});
+    p.shift = unit_last_stride(shift.value());
+  }
+  const Shape shape = x.shape();
+  const Tensor rows = as_rows(x.value());
+  Tensor y = Tensor::empty(rows.shape(), rows.dtype(), rows.device());
+  Tensor mean = Tensor::empty({rows.dim(0)}, rows.dtype(), rows.device());
+  Tensor rstd = Tensor::empty_like(mean);
+  DISPATCH(rows.device(), layer_norm(rows, p, y, mean, rstd));
+  return record(
+      "layer_norm", y.view(shape), {x, weight, bias, scale, shift},
+      [=](const Tensor& dy, const Need& need) -> std::vector<Tensor> {
+        NormGrads g{like_if(need[0], rows), like_if(need[1], p.weight), like_if(need[2], p.bias),
+                    like_if(need[3], p.scale), like_if(need[4], p.shift)};
+        DISPATCH(rows.device(), layer_norm_backward(rows, p, mean, rstd, dy.view(rows.shape()), g));
+        return {need[0] ? g.dx.view(shape) : Tensor(), g.dweight, g.dbias, g.dscale, g.dshift};
+      });
+}
+
+Var rms_norm(const Var& x, const Var& weight, double eps) {
+  check_params("rms_norm", x.dim(-1), weight, {});
+  const NormParams p{maybe(weight), {}, {}, {}, eps};
+  const Shape shape = x.shape();
+  const Tensor rows = as_rows(x.value());
+  Tensor y = Tensor::empty(rows.shape(), rows.dtype(), rows.device());
+  Tensor rstd = Tensor::empty({rows.dim(0)}, rows.dtype(), rows.device());
+  DISPATCH(rows.device(), rms_norm(rows, p, y, rstd));
+  return record("rms_norm", y.view(shape), {x, weight},
+                [=](const Tensor& dy, const Need& need) -> std::vector<Tensor> {
+                  NormGrads g{like_if(need[0], rows), like_if(need[1], p.weight), {}, {}, {}};
+                  DISPATCH(rows.device(),
+                           rms_norm_backward(rows, p, rstd, dy.view(rows.shape()), g));
+                  return {need[0] ? g.dx.view(shape) : Tensor(), g.dweight};
+                });
+}
+
+Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias, double eps) {
+  CHECK(x.rank() >= 2 && groups > 0 && x.dim(1) % groups == 0, "group_norm: ", groups,
+        " groups do not divide the channels of ", x.shape());
+  check_params("group_norm", x.dim(1), weight, bias);
+  const NormParams p{maybe(weight), maybe(bias), {}, {}, eps};
+  const Shape shape = x.shape();
+  int64_t spatial = 1;
+  for (int i = 2; i < shape.rank(); ++i) spatial *= shape[i];
+  const Tensor flat = x.value().reshape({x.dim(0), x.dim(1), spatial});
+  Tensor y = Tensor::empty(flat.shape(), flat.dtype(), flat.device());
+  Tensor mean = Tensor::empty({x.dim(0), groups}, flat.dtype(), flat.device());
+  Tensor rstd = Tensor::empty_like(mean);
+  DISPATCH(flat.device(), group_norm(flat, groups, p, y, mean, rstd));
+  return record(
+      "group_norm", y.view(shape), {x, weight, bias},
+      [=](const Tensor& dy, const Need& need) -> std::vector<Tensor> {
+        NormGrads g{
+            like_if(need[0], flat), like_if(need[1], p.weight), like_if(need[2], p.bias), {}, {}};
+        DISPATCH(flat.device(),
+                 group_norm_backward(flat, groups, p, mean, rstd, dy.view(flat.shape()), g));
+        return {need[0] ? g.dx.view(shape) : Tensor(), g.dweight, g.dbias};
+      });
+}
+
+}  // namespace parlo

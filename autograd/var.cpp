@@ -1,0 +1,236 @@
+#include "autograd/var.h"
+
+#include <atomic>
+#include <queue>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "kernels/dispatch.h"
+#include "kernels/elementwise.h"
+
+namespace parlo {
+
+struct Node {
+  const char* name;
+  uint64_t order;  // creation order: a node's inputs always have smaller numbers
+  std::vector<Var> inputs;
+  BackwardFn backward;
+  Shape shape;
+  DType dtype;
+};
+
+namespace {
+
+thread_local bool recording = true;
+std::atomic<uint64_t> next_order{1};
+
+// A gradient on its way. The first contribution may be shared with other nodes; only a sum made
+// here is owned and may be added to in place.
+struct Pending {
+  Tensor grad;
+  bool owned = false;
+};
+
+void accumulate(Pending& into, const Tensor& grad) {
+  if (!into.grad.defined()) {
+    into.grad = grad;
+    return;
+  }
+  if (!into.owned) {
+    into.grad = into.grad.clone();
+    into.owned = true;
+  }
+  DISPATCH(grad.device(), axpby(1.0, grad.contiguous(), 1.0, into.grad));
+}
+
+void accumulate_leaf(VarState& leaf, const Tensor& grad) {
+  if (!leaf.grad.defined()) {
+    leaf.grad = grad.clone();
+  } else {
+    DISPATCH(grad.device(), axpby(1.0, grad.contiguous(), 1.0, leaf.grad));
+  }
+}
+
+}  // namespace
+
+Var::Var(Tensor value, bool requires_grad) : state_(std::make_shared<VarState>()) {
+  state_->value = std::move(value);
+  set_requires_grad(requires_grad);
+}
+
+const Tensor& Var::value() const {
+  CHECK(state_ != nullptr, "Var: used before it holds anything");
+  return state_->value;
+}
+
+void Var::set_requires_grad(bool on) {
+  CHECK(!on || is_floating(value().dtype()), "Var: dtype ", dtype_name(value().dtype()),
+        " cannot require a gradient");
+  CHECK(!state_->node, "Var::set_requires_grad: only for leaves");
+  state_->requires_grad = on;
+}
+
+const Tensor& Var::grad() const {
+  CHECK(state_ != nullptr, "Var: used before it holds anything");
+  return state_->grad;
+}
+
+void Var::zero_grad() {
+  state_->grad = Tensor();
+}
+
+void Var::set_value(Tensor value) {
+  CHECK(state_ && !state_->node, "Var::set_value: only for leaves");
+  check_shape("Var::set_value", "value", value, shape());
+  state_->value = std::move(value);
+}
+
+Var Var::detach() const {
+  return Var(value());
+}
+
+Var record(const char* name, Tensor y, std::vector<Var> inputs, BackwardFn backward) {
+  Var out(std::move(y));
+  if (!recording) return out;
+  bool wanted = false;
+  for (const Var& input : inputs) wanted = wanted || input.requires_grad();
+  if (!wanted) return out;
+  auto node = std::make_shared<Node>();
+  node->name = name;
+  node->order = next_order.fetch_add(1, std::memory_order_relaxed);
+  node->inputs = std::move(inputs);
+  node->backward = std::move(backward);
+  node->shape = out.shape();
+  node->dtype = out.dtype();
+  out.state()->node = std::move(node);
+  out.state()->requires_grad = true;
+  return out;
+}
+
+namespace {
+
+struct Later {
+  bool operator()(const std::shared_ptr<Node>& a, const std::shared_ptr<Node>& b) const {
+    return a->order < b->order;
+  }
+};
+
+class Sweep {
+ public:
+  void push(const Var& v, const Tensor& grad) {
+    VarState& state = *v.state();
+    if (!state.node) {
+      accumulate_leaf(state, grad);
+      return;
+    }
+    accumulate(pending_[state.node.get()], grad);
+    if (queued_.insert(state.node.get()).second) queue_.push(state.node);
+  }
+
+  void run() {
+    while (!queue_.empty()) {
+      const std::shared_ptr<Node> node = queue_.top();
+      queue_.pop();
+      step(*node);
+    }
+  }
+
+ private:
+  void step(Node& node) {
+    const Tensor dy = std::move(pending_[&node].grad);
+    pending_.erase(&node);
+    CHECK(node.backward, node.name, ": backward through a graph that was already released");
+    Need need;
+    for (const Var& input : node.inputs) need.push_back(input.requires_grad());
+    const std::vector<Tensor> grads = node.backward(dy.contiguous(), need);
+    CHECK(grads.size() == node.inputs.size(), node.name, ": backward gave ", grads.size(),
+          " gradients for ", node.inputs.size(), " inputs");
+    const std::vector<Var> inputs = std::move(node.inputs);
+    node.inputs.clear();
+    node.backward = nullptr;  // frees what the op saved
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (!need[i] || !grads[i].defined()) continue;
+      check_shape(node.name, "gradient", grads[i], inputs[i].shape());
+      push(inputs[i], grads[i]);
+    }
+  }
+
+  std::priority_queue<std::shared_ptr<Node>, std::vector<std::shared_ptr<Node>>, Later> queue_;
+  std::unordered_map<Node*, Pending> pending_;
+  std::unordered_set<Node*> queued_;
+};
+
+}  // namespace
+
+void backward(const Var& y, Tensor dy) {
+  CHECK(y.requires_grad(),
+        "backward: the result does not depend on anything that requires a "
+        "gradient");
+  if (!dy.defined()) {
+    CHECK(y.value().numel() == 1, "backward: shape ", y.shape(),
+          " needs an explicit gradient of that shape");
+    dy = Tensor::full(y.shape(), 1.0, y.dtype(), y.value().device());
+  }
+  check_shape("backward", "gradient", dy, y.shape());
+  NoGrad guard;
+  Sweep sweep;
+  sweep.push(y, dy);
+  sweep.run();
+}
+
+bool grad_enabled() {
+  return recording;
+}
+
+NoGrad::NoGrad() : before_(recording) {
+  recording = false;
+}
+NoGrad::~NoGrad() {
+  recording = before_;
+}
+
+namespace {
+
+// Recording on for the recomputation inside a backward.
+class WithGrad {
+ public:
+  WithGrad() : before_(recording) { recording = true; }
+  ~WithGrad() { recording = before_; }
+
+ private:
+  bool before_;
+};
+
+}  // namespace
+
+Var checkpoint(std::function<Var(std::span<const Var>)> fn, std::vector<Var> inputs) {
+  if (!recording) return fn(inputs);
+  Tensor y;
+  {
+    NoGrad guard;
+    y = fn(inputs).value();
+  }
+  std::vector<Tensor> saved;
+  for (const Var& input : inputs) saved.push_back(input.defined() ? input.value() : Tensor());
+  // Leaves inside fn may require gradients even when no input does: this input keeps the node.
+  inputs.emplace_back(Tensor::zeros({}), true);
+  return record("checkpoint", y, std::move(inputs),
+                [fn = std::move(fn), saved](const Tensor& dy, const Need& need) {
+                  std::vector<Var> again;
+                  for (size_t i = 0; i < saved.size(); ++i) {
+                    again.push_back(saved[i].defined() ? Var(saved[i], need[i]) : Var());
+                  }
+                  Var out;
+                  {
+                    WithGrad on;
+                    out = fn(again);
+                  }
+                  if (out.requires_grad()) backward(out, dy);
+                  std::vector<Tensor> grads;
+                  for (const Var& v : again) grads.push_back(v.defined() ? v.grad() : Tensor());
+                  grads.emplace_back();
+                  return grads;
+                });
+}
+
+}  // namespace parlo
