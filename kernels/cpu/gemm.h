@@ -1,0 +1,56 @@
+// The 2-D product behind matmul, linear, convolution: C = alpha A B + beta C with any strides of A
+// and B, so that a transpose is a swap of two numbers.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "tensor/parallel.h"
+
+namespace parlo::cpu {
+
+// Element (i, j) of an operand is at data[i * row + j * col].
+template <class T>
+struct Gemm {
+  int64_t m = 0, n = 0, k = 0;
+  const T* a = nullptr;
+  int64_t a_row = 0, a_col = 1;
+  const T* b = nullptr;
+  int64_t b_row = 0, b_col = 1;
+  T* c = nullptr;
+  int64_t c_row = 0;  // columns of C are adjacent
+  T alpha = 1, beta = 0;
+};
+
+// Plain loops: every element is summed over K in ascending order.
+template <class T>
+void gemm(const Gemm<T>& g) {
+  std::vector<T> packed;
+  const T* b = g.b;
+  int64_t b_row = g.b_row;
+  if (g.b_col != 1) {
+    packed.resize(static_cast<size_t>(g.k * g.n));
+    for (int64_t j = 0; j < g.n; ++j)
+      for (int64_t k = 0; k < g.k; ++k) packed[k * g.n + j] = g.b[k * g.b_row + j * g.b_col];
+    b = packed.data();
+    b_row = g.n;
+  }
+  const int64_t grain = std::max<int64_t>(1, 200000 / std::max<int64_t>(1, g.n * g.k));
+  parallel_for(g.m, grain, [&](int64_t begin, int64_t end) {
+    std::vector<T> sum(static_cast<size_t>(g.n));
+    for (int64_t i = begin; i < end; ++i) {
+      std::fill(sum.begin(), sum.end(), T(0));
+      for (int64_t k = 0; k < g.k; ++k) {
+        const T a = g.a[i * g.a_row + k * g.a_col];
+        const T* row = b + k * b_row;
+        for (int64_t j = 0; j < g.n; ++j) sum[j] += a * row[j];
+      }
+      T* c = g.c + i * g.c_row;
+      for (int64_t j = 0; j < g.n; ++j)
+        c[j] = g.beta == T(0) ? g.alpha * sum[j] : g.alpha * sum[j] + g.beta * c[j];
+    }
+  });
+}
+
+}  // namespace parlo::cpu
