@@ -52,18 +52,18 @@ def save_model(model, folder):
     (folder / "generation_config.json").unlink(missing_ok=True)
 
 
-def run(call, inputs, seed, first, extra=()):
+def run(call, inputs, seed, first, extra=dict):
     """Runs `call(**inputs)` -> dict of outputs, then the gradient of sum(outputs[first] * grad_output).
 
-    `extra` are further (key, tensor) leaves whose gradients are wanted. Returns the two dictionaries to
-    save. A float input that the output does not depend on gets a zero gradient.
+    `extra()`, called after the forward pass, names further tensors whose gradients are wanted. Returns the
+    two dictionaries to save. An input that the output does not depend on gets a zero gradient.
     """
     leaves = {k: v.detach().clone().requires_grad_() if v.is_floating_point() else v
               for k, v in inputs.items()}
     outputs = call(**leaves)
     generator = torch.Generator().manual_seed(seed)
     grad_output = torch.randn(outputs[first].shape, generator=generator).to(outputs[first].dtype)
-    wanted = {k: v for k, v in leaves.items() if v.is_floating_point()} | dict(extra)
+    wanted = {k: v for k, v in leaves.items() if v.is_floating_point()} | dict(extra())
     grads = torch.autograd.grad((outputs[first] * grad_output).sum(), list(wanted.values()),
                                 allow_unused=True)
     saved = dict(outputs)

@@ -8,7 +8,7 @@ lora_merge          three adapters, their exact weighted sum and the mean of the
 python tests/golden/make_lora.py"""
 import torch
 from diffusers import SD3Transformer2DModel
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 
 from common import ROOT, fresh, load_json, run, save_tensors, write_case, write_json, load_file
@@ -62,9 +62,9 @@ def adapter_leaves(model):
 
 
 def merged_weights(model):
-    """Full weights of every adapted linear after merge_and_unload, by their base names."""
+    """Full weights of block 0's adapted linears after merge_and_unload, by their base names."""
     names = [n.removeprefix("base_model.model.").replace(".lora_A", "")
-             for n, _ in adapter_leaves(model) if ".lora_A" in n]
+             for n, _ in adapter_leaves(model) if "blocks.0." in n and ".lora_A" in n]
     state = model.merge_and_unload().state_dict()
     return {n: state[n] for n in names}
 
@@ -77,12 +77,15 @@ def make_adapter(name, options):
     leaves = adapter_leaves(model)
     assert {k for k, _ in leaves} == set(load_file(folder / "adapter_model.safetensors"))
     inputs = sd3_inputs(case["config"], (8, 14), 6, [875.5, 250.0], seed)
-    result = run(sd3_call(model), inputs, seed + 100, "sample", leaves)
+    result = run(sd3_call(model), inputs, seed + 100, "sample", lambda: leaves)
     write_case(folder, *result)
     save_tensors(folder / "merged.safetensors", merged_weights(model))
-    with torch.no_grad():
-        folded = model.base_model.model(**inputs).sample  # merge_and_unload changed the base in place
-    print("  folded against attached:", float((folded - result[1]["sample"]).abs().max()))
+    with torch.no_grad():  # merge_and_unload changed the base in place; the saved folder must give the same
+        folded = model.base_model.model(**inputs).sample
+        loaded = PeftModel.from_pretrained(base_model(), folder)(**inputs).sample
+        sample = result[1]["sample"].detach()
+    assert torch.allclose(loaded, sample, atol=1e-5)
+    print("  folded against attached:", float((folded - sample).abs().max()))
 
 
 def exact_sum(adapters):

@@ -3,7 +3,7 @@ and sd3_c (patch 4, wider heads).  python tests/golden/make_sd3.py"""
 import torch
 from diffusers import SD3Transformer2DModel
 
-from common import fresh, randomise, run, save_model, write_case
+from common import fresh, randomise, run, save_model, save_tensors, write_case
 
 CASES = {
     "sd3_a": dict(
@@ -52,7 +52,11 @@ def main():
         inputs = sd3_inputs(case["config"], case["size"], case["tokens"], case["timestep"], case["seed"])
         folder = fresh(name)
         save_model(model, folder)
-        write_case(folder, *run(sd3_call(model), inputs, case["seed"] + 100, "sample"))
+        parameters = dict(model.named_parameters()) if name == "sd3_b" else {}
+        inputs, outputs = run(sd3_call(model), inputs, case["seed"] + 100, "sample", lambda: parameters)
+        if parameters:  # every weight's gradient, for training the whole model
+            save_tensors(folder / "parameter_grads.safetensors", {k: outputs.pop("grad." + k) for k in parameters})
+        write_case(folder, inputs, outputs)
 
 
 if __name__ == "__main__":
