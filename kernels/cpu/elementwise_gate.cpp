@@ -1,0 +1,96 @@
+// out = residual + gate * y with one gate row per group of rows (adaLN-Zero), and its gradients.
+// dgate is summed over blocks of a group's rows, which depend on the group's shape alone.
+#include "kernels/cpu/checks.h"
+#include "kernels/elementwise.h"
+#include "tensor/parallel.h"
+
+namespace parlo::cpu {
+namespace {
+
+struct GateShape {
+  int64_t rows, columns, groups, rows_per_group;
+};
+
+GateShape check_gate(std::string_view function, const Tensor& gate, const Tensor& y) {
+  const int64_t C = columns_of(function, y);
+  const int64_t rows = C ? y.numel() / C : 0;
+  CHECK(gate.defined() && gate.dtype() == y.dtype() && gate.rank() == 2 && gate.dim(1) == C &&
+            gate.dim(0) >= 1 && rows % gate.dim(0) == 0 && (gate.strides()[1] == 1 || C <= 1),
+        function, ": gate has shape ", gate.defined() ? to_string(gate.shape()) : "(nothing)",
+        ", expected [G, ", C, "] with unit column stride and G dividing ", rows, " rows");
+  return {rows, C, gate.dim(0), std::max<int64_t>(1, rows / gate.dim(0))};
+}
+
+template <class T>
+void gate_row(const T* residual, const T* gate, const T* y, T* out, int64_t n) {
+  for (int64_t c = 0; c < n; ++c) out[c] = residual[c] + gate[c] * y[c];
+}
+
+template <class T>
+void gate_backward_row(const T* gate, const T* y, const T* dout, T* dgate, T* dy, int64_t n) {
+  if (dgate)
+    for (int64_t c = 0; c < n; ++c) dgate[c] += y[c] * dout[c];
+  if (dy)
+    for (int64_t c = 0; c < n; ++c) dy[c] = gate[c] * dout[c];
+}
+
+}  // namespace
+
+void gate_residual(const Tensor& residual, const Tensor& gate, const Tensor& y, const Tensor& out) {
+  const GateShape s = check_gate("gate_residual", gate, y);
+  check_operand("gate_residual", "y", y, y.dtype(), y.numel());
+  check_operand("gate_residual", "residual", residual, y.dtype(), y.numel());
+  check_output("gate_residual", "out", out, y.dtype(), y.numel());
+  visit_float(y.dtype(), "gate_residual", [&](auto type) {
+    using T = decltype(type);
+    const int64_t C = s.columns, stride = gate.strides()[0];
+    const T *g = gate.data<T>(), *r = residual.data<T>(), *from = y.data<T>();
+    T* to = out.data<T>();
+    parallel_for(s.rows, row_grain(C), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        gate_row(r + i * C, g + i / s.rows_per_group * stride, from + i * C, to + i * C, C);
+    });
+  });
+}
+
+void gate_residual_backward(const Tensor& gate, const Tensor& y, const Tensor& dout,
+                            const Tensor& dgate, const Tensor& dy) {
+  const char* name = "gate_residual_backward";
+  const GateShape s = check_gate(name, gate, dout);
+  check_operand(name, "dout", dout, gate.dtype(), s.rows * s.columns);
+  if (dgate) {
+    check_operand(name, "y", y, gate.dtype(), s.rows * s.columns);
+    check_output(name, "dgate", dgate, gate.dtype(), s.groups * s.columns);
+    if (s.rows == 0) dgate.fill(0);
+  }
+  if (dy) check_output(name, "dy", dy, gate.dtype(), s.rows * s.columns);
+  if (s.rows == 0) return;
+  const int64_t C = s.columns, stride = gate.strides()[0];
+  const int64_t block = std::min(s.rows_per_group, row_grain(C));
+  const int64_t per_group = ceil_div(s.rows_per_group, block), blocks = s.groups * per_group;
+  visit_float(gate.dtype(), name, [&](auto type) {
+    using T = decltype(type);
+    const Tensor partial = dgate ? Tensor::zeros({blocks, C}, gate.dtype()) : Tensor();
+    parallel_for(blocks, row_grain(block * C), [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t group = k / per_group;
+        const int64_t first = group * s.rows_per_group + k % per_group * block;
+        const int64_t last = std::min(first + block, (group + 1) * s.rows_per_group);
+        for (int64_t i = first; i < last; ++i)
+          gate_backward_row(gate.data<T>() + group * stride, dgate ? y.data<T>() + i * C : nullptr,
+                            dout.data<T>() + i * C, dgate ? partial.data<T>() + k * C : nullptr,
+                            dy ? dy.data<T>() + i * C : nullptr, C);
+      }
+    });
+    if (!dgate) return;
+    const T* from = partial.data<T>();
+    for (int64_t g = 0; g < s.groups; ++g)
+      for (int64_t c = 0; c < C; ++c) {
+        double sum = 0;
+        for (int64_t k = 0; k < per_group; ++k) sum += from[(g * per_group + k) * C + c];
+        dgate.data<T>()[g * C + c] = static_cast<T>(sum);
+      }
+  });
+}
+
+}  // namespace parlo::cpu

@@ -1,0 +1,285 @@
+// The flow step. A sample's D elements are cut into blocks that depend on D alone; per block the
+// residual next - mean is recomputed from the stored next by one function, in the rollout, for the
+// log-probability and in the loss, so equal inputs give equal bits everywhere.
+#include "kernels/flow_step.h"
+
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "kernels/cpu/checks.h"
+#include "kernels/cpu/isa/flow_step_isa.h"
+#include "kernels/cpu/random_fill.h"
+#include "tensor/parallel.h"
+
+namespace parlo {
+
+FlowCoefficients flow_coefficients(FlowNoise noise, double s, double s_next, double a,
+                                   double s_cap) {
+  CHECK(s > 0 && s <= 1 && s_next >= 0 && s_next < s, "flow_coefficients: expected 1 >= s > s_next",
+        " >= 0, got s ", s, " and s_next ", s_next);
+  CHECK(a >= 0, "flow_coefficients: noise level must not be negative, got ", a);
+  FlowCoefficients c;
+  c.noise = a == 0 ? FlowNoise::ode : noise;
+  c.dt = s_next - s;
+  c.cv = c.dt;
+  if (c.noise == FlowNoise::ode) return c;
+  if (c.noise == FlowNoise::cps) {
+    CHECK(a <= 1, "flow_coefficients: cps needs a noise level of at most 1, got ", a);
+    c.std = c.kl_std = s_next * std::sin(a * std::numbers::pi / 2);
+    const double keep = s_next * std::cos(a * std::numbers::pi / 2);  // sqrt(s_next^2 - std^2)
+    c.cx = (1 - s_next) + keep;
+    c.cv = -(1 - s_next) * s + keep * (1 - s);
+    return c;
+  }
+  if (c.noise == FlowNoise::sde) {
+    const double capped = s == 1 ? s_cap : s;
+    CHECK(capped > 0 && capped < 1, "flow_coefficients: s_cap must lie in (0, 1), got ", s_cap);
+    c.kl_std = a * std::sqrt(s / (1 - capped));
+  } else {
+    c.kl_std = a;
+  }
+  const double variance = c.kl_std * c.kl_std;
+  c.cx = 1 + variance * c.dt / (2 * s);
+  c.cv = (1 + variance * (1 - s) / (2 * s)) * c.dt;
+  c.std = c.kl_std * std::sqrt(-c.dt);
+  return c;
+}
+
+namespace cpu {
+namespace {
+
+constexpr int64_t kBlock = 4096;
+
+struct FlowShape {
+  int64_t batch, size, blocks;  // [B, D], blocks per sample
+};
+
+FlowShape check_flow(std::string_view function, const Tensor& x, const Tensor& v) {
+  CHECK(x.defined() && x.rank() >= 1, function, ": expected x [B, D]");
+  check_operand(function, "x", x, x.dtype(), x.numel());
+  check_operand(function, "v", v, x.dtype(), x.numel());
+  const int64_t B = x.dim(0), D = B ? x.numel() / B : 0;
+  CHECK(B == 0 || D > 0, function, ": samples of shape ", x.shape(), " are empty");
+  return {B, D, ceil_div(D, kBlock)};
+}
+
+template <class T>
+T mean_at(T cx, T cv, T x, T v) {
+  return std::fma(cv, v, cx * x);
+}
+
+template <class T>
+void mean_block(const FlowBlock<T>& b, T* mean) {
+  for (int64_t i = 0; i < b.n; ++i) mean[i] = mean_at(b.cx, b.cv, b.x[i], b.v[i]);
+}
+
+// next = mean + std * z
+template <class T>
+void noise_block(const FlowBlock<T>& b, T std, const float* z, T* next) {
+  for (int64_t i = 0; i < b.n; ++i)
+    next[i] = std::fma(std, static_cast<T>(z[i]), mean_at(b.cx, b.cv, b.x[i], b.v[i]));
+}
+
+// Sum of (next - mean)^2 in eight interleaved f64 lanes.
+template <class T>
+double residual_block(const FlowBlock<T>& b, const T* next) {
+  double lanes[8] = {};
+  for (int64_t i = 0; i < b.n; ++i) {
+    const T residual = next[i] - mean_at(b.cx, b.cv, b.x[i], b.v[i]);
+    lanes[i % 8] += double{residual} * residual;
+  }
+  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
+         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+// Sum of (v - v_ref)^2, likewise.
+template <class T>
+double distance_block(const T* v, const T* v_ref, int64_t n) {
+  double lanes[8] = {};
+  for (int64_t i = 0; i < n; ++i) {
+    const T d = v[i] - v_ref[i];
+    lanes[i % 8] += double{d} * d;
+  }
+  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
+         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+// dv = policy * (next - mean) + kl * (v - v_ref)
+template <class T>
+void gradient_block(const FlowBlock<T>& b, const T* next, const T* v_ref, T policy, T kl, T* dv) {
+  for (int64_t i = 0; i < b.n; ++i) {
+    const T g = policy * (next[i] - mean_at(b.cx, b.cv, b.x[i], b.v[i]));
+    dv[i] = v_ref ? std::fma(kl, b.v[i] - v_ref[i], g) : g;
+  }
+}
+
+// Calls body(b, block index, offset) for every block of every sample, in parallel.
+template <class T, class Body>
+void for_blocks(const FlowCoefficients& c, const FlowShape& s, const Tensor& x, const Tensor& v,
+                Body&& body) {
+  const T cx = static_cast<T>(c.cx), cv = static_cast<T>(c.cv);
+  parallel_for(
+      s.batch * s.blocks, row_grain(std::min(s.size, kBlock)), [&](int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; ++k) {
+          const int64_t first = k % s.blocks * kBlock;
+          const int64_t offset = k / s.blocks * s.size + first;
+          const int64_t n = std::min(kBlock, s.size - first);
+          body(FlowBlock<T>{cx, cv, x.data<T>() + offset, v.data<T>() + offset, n}, k, offset);
+        }
+      });
+}
+
+double sum_blocks(const std::vector<double>& partial, int64_t sample, int64_t blocks) {
+  double sum = 0;
+  for (int64_t k = 0; k < blocks; ++k) sum += partial[static_cast<size_t>(sample * blocks + k)];
+  return sum;
+}
+
+double log_prob_of(const FlowCoefficients& c, double squares, int64_t size) {
+  const double mean = squares / static_cast<double>(size);
+  if (c.noise == FlowNoise::ode) return 0;
+  if (c.noise == FlowNoise::cps) return -mean;
+  return -mean / (2 * c.std * c.std) - std::log(c.std) - 0.5 * std::log(2 * std::numbers::pi);
+}
+
+template <class T>
+void write_log_probs(const FlowCoefficients& c, const FlowShape& s,
+                     const std::vector<double>& partial, T* log_prob) {
+  for (int64_t b = 0; b < s.batch; ++b)
+    log_prob[b] = static_cast<T>(log_prob_of(c, sum_blocks(partial, b, s.blocks), s.size));
+}
+
+}  // namespace
+
+void flow_step(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const RandomKey* keys,
+               const Tensor& next, const Tensor& log_prob, const Tensor& mean) {
+  const FlowShape s = check_flow("flow_step", x, v);
+  check_output("flow_step", "next", next, x.dtype(), x.numel());
+  CHECK(next.raw() != x.raw() && next.raw() != v.raw(),
+        "flow_step: next must not share the memory of x or v");
+  check_output("flow_step", "log_prob", log_prob, x.dtype(), s.batch);
+  if (mean) check_output("flow_step", "mean", mean, x.dtype(), x.numel());
+  const bool noisy = c.noise != FlowNoise::ode;
+  CHECK(!noisy || keys || s.batch == 0, "flow_step: a noisy step needs one key per sample");
+  visit_float(x.dtype(), "flow_step", [&](auto type) {
+    using T = decltype(type);
+    std::vector<double> partial(static_cast<size_t>(s.batch * s.blocks));
+    for_blocks<T>(c, s, x, v, [&](const FlowBlock<T>& b, int64_t k, int64_t offset) {
+      T* to = next.data<T>() + offset;
+      if (mean) mean_block(b, mean.data<T>() + offset);
+      if (!noisy) return mean_block(b, to);
+      float z[kBlock];
+      fill_normal(keys[k / s.blocks], offset - k / s.blocks * s.size, z, b.n);
+      noise_block(b, static_cast<T>(c.std), z, to);
+      partial[static_cast<size_t>(k)] = residual_block(b, static_cast<const T*>(to));
+    });
+    write_log_probs(c, s, partial, log_prob.data<T>());
+  });
+}
+
+void flow_log_prob(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const Tensor& next,
+                   const Tensor& log_prob) {
+  const FlowShape s = check_flow("flow_log_prob", x, v);
+  check_operand("flow_log_prob", "next", next, x.dtype(), x.numel());
+  check_output("flow_log_prob", "log_prob", log_prob, x.dtype(), s.batch);
+  visit_float(x.dtype(), "flow_log_prob", [&](auto type) {
+    using T = decltype(type);
+    std::vector<double> partial(static_cast<size_t>(s.batch * s.blocks));
+    for_blocks<T>(c, s, x, v, [&](const FlowBlock<T>& b, int64_t k, int64_t offset) {
+      partial[static_cast<size_t>(k)] = residual_block<T>(b, next.data<T>() + offset);
+    });
+    write_log_probs(c, s, partial, log_prob.data<T>());
+  });
+}
+
+namespace {
+
+// Loss of one sample and the factors of its gradient.
+struct SampleLoss {
+  double ratio, kl, loss;
+  double policy_factor, kl_factor;  // dv = policy (next - mean) + kl (v - v_ref)
+};
+
+SampleLoss sample_loss(const FlowCoefficients& c, const FlowLossArgs& args, double log_ratio,
+                       double advantage, double distance, int64_t size) {
+  SampleLoss out{};
+  const double D = static_cast<double>(size), low = 1 - args.clip_low, high = 1 + args.clip_high;
+  const double r = out.ratio = std::exp(log_ratio);
+  const double clipped = r < low ? low : (r > high ? high : r);  // NaN stays
+  const double plain = -advantage * r, limited = -advantage * clipped;
+  const double policy = plain < limited ? limited : plain;
+  const bool is_clipped = (advantage > 0 && r > high) || (advantage < 0 && r < low);
+  // d log_prob / d mean is residual / (D n^2), for cps 2 residual / D.
+  const double slope = c.noise == FlowNoise::cps ? 2 / D : 1 / (D * c.std * c.std);
+  out.policy_factor = is_clipped ? 0 : plain * slope * c.cv;
+  const double std = args.exact_kl ? c.std : c.kl_std;
+  const double kl_scale = distance == 0 && std == 0 ? 0 : c.cv * c.cv / (D * std * std);
+  out.kl = 0.5 * kl_scale * distance;
+  out.kl_factor = args.kl_beta * kl_scale;
+  out.loss = policy + args.kl_beta * out.kl;
+  return out;
+}
+
+void check_loss(const FlowCoefficients& c, const FlowShape& s, const Tensor& x, const Tensor& next,
+                const Tensor& old_log_prob, const Tensor& advantage, const Tensor& v_ref,
+                const FlowLossArgs& args) {
+  const char* name = "flow_loss";
+  CHECK(c.noise != FlowNoise::ode, name, ": an ode step has no probability to train");
+  check_operand(name, "next", next, x.dtype(), x.numel());
+  check_operand(name, "old_log_prob", old_log_prob, x.dtype(), s.batch);
+  check_operand(name, "advantage", advantage, x.dtype(), s.batch);
+  CHECK(args.kl_beta == 0 || v_ref.defined(), name, ": kl_beta ", args.kl_beta,
+        " needs the reference velocity v_ref");
+  if (v_ref) check_operand(name, "v_ref", v_ref, x.dtype(), x.numel());
+  CHECK(args.kl_beta == 0 || c.std > 0, name,
+        ": the last step has no noise, so its KL is undefined; train earlier steps");
+}
+
+}  // namespace
+
+void flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const Tensor& next,
+               const Tensor& old_log_prob, const Tensor& advantage, const Tensor& v_ref,
+               const FlowLossArgs& args, const Tensor& loss, const Tensor& ratio, const Tensor& kl,
+               const Tensor& dv) {
+  const FlowShape s = check_flow("flow_loss", x, v);
+  check_loss(c, s, x, next, old_log_prob, advantage, v_ref, args);
+  check_output("flow_loss", "loss", loss, x.dtype(), s.batch);
+  check_output("flow_loss", "ratio", ratio, x.dtype(), s.batch);
+  check_output("flow_loss", "kl", kl, x.dtype(), s.batch);
+  if (dv) check_output("flow_loss", "dv", dv, x.dtype(), x.numel());
+  visit_float(x.dtype(), "flow_loss", [&](auto type) {
+    using T = decltype(type);
+    const T* reference = data_or_null<T>(v_ref);
+    std::vector<double> partial(static_cast<size_t>(s.batch * s.blocks)), distance(partial.size());
+    for_blocks<T>(c, s, x, v, [&](const FlowBlock<T>& b, int64_t k, int64_t offset) {
+      partial[static_cast<size_t>(k)] = residual_block<T>(b, next.data<T>() + offset);
+      if (reference)
+        distance[static_cast<size_t>(k)] = distance_block<T>(b.v, reference + offset, b.n);
+    });
+    std::vector<T> log_prob(static_cast<size_t>(s.batch));
+    write_log_probs(c, s, partial, log_prob.data());
+    std::vector<SampleLoss> samples(static_cast<size_t>(s.batch));
+    for (int64_t b = 0; b < s.batch; ++b) {
+      // Both log-probabilities are rounded to the dtype: equal bits give a ratio of exactly 1.
+      const double log_ratio = double{log_prob[static_cast<size_t>(b)]} - old_log_prob.data<T>()[b];
+      const SampleLoss sample = sample_loss(c, args, log_ratio, advantage.data<T>()[b],
+                                            sum_blocks(distance, b, s.blocks), s.size);
+      samples[static_cast<size_t>(b)] = sample;
+      loss.data<T>()[b] = static_cast<T>(sample.loss);
+      ratio.data<T>()[b] = static_cast<T>(sample.ratio);
+      kl.data<T>()[b] = static_cast<T>(sample.kl);
+    }
+    if (!dv) return;
+    for_blocks<T>(c, s, x, v, [&](const FlowBlock<T>& b, int64_t k, int64_t offset) {
+      const SampleLoss& sample = samples[static_cast<size_t>(k / s.blocks)];
+      const bool use_kl = reference && args.kl_beta != 0;
+      gradient_block<T>(b, next.data<T>() + offset, use_kl ? reference + offset : nullptr,
+                        static_cast<T>(sample.policy_factor), static_cast<T>(sample.kl_factor),
+                        dv.data<T>() + offset);
+    });
+  });
+}
+
+}  // namespace cpu
+}  // namespace parlo
