@@ -1,0 +1,161 @@
+// exp, log, tanh, sigmoid, erf of one register by polynomials (minimax fits on the ranges named),
+// and the activations built from them. Relative error <= 3e-7 where the result is a normal number
+// (tests/kernels/vecmath_test.cpp). NaN stays NaN; infinities give the limits.
+#pragma once
+
+#include "kernels/cpu/isa/reg.h"
+
+namespace parlo::cpu {
+namespace {
+
+typedef int32_t RegI __attribute__((vector_size(sizeof(Reg))));
+
+#ifdef PARLO_AVX512
+// Where a or b is NaN the result is b.
+inline Reg reg_min(Reg a, Reg b) {
+  return _mm512_min_ps(a, b);
+}
+inline Reg reg_max(Reg a, Reg b) {
+  return _mm512_max_ps(a, b);
+}
+inline Reg reg_round(Reg x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// a < b ? yes : no, no where a or b is NaN.
+inline Reg reg_if_less(Reg a, Reg b, Reg yes, Reg no) {
+  return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
+}
+// x * 2^n for whole n.
+inline Reg reg_scale(Reg x, Reg n) {
+  return _mm512_scalef_ps(x, n);
+}
+// 1 / x for normal x with normal 1 / x: one Newton step takes 2^-14 to 2^-24; a division takes
+// three times as long.
+inline Reg reg_reciprocal(Reg x) {
+  const Reg r = _mm512_rcp14_ps(x);
+  return reg_fma(r, reg_fma(-x, r, reg_set(1)), r);
+}
+#else
+inline Reg reg_min(Reg a, Reg b) {
+  return _mm256_min_ps(a, b);
+}
+inline Reg reg_max(Reg a, Reg b) {
+  return _mm256_max_ps(a, b);
+}
+inline Reg reg_round(Reg x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Reg reg_if_less(Reg a, Reg b, Reg yes, Reg no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+// Two factors, because 2^n alone leaves the range of normal numbers before the product does.
+inline Reg reg_scale(Reg x, Reg n) {
+  const RegI whole = reinterpret_cast<RegI>(_mm256_cvtps_epi32(n));
+  const RegI half = whole >> 1;
+  const Reg first = reinterpret_cast<Reg>((half + 127) << 23);
+  const Reg second = reinterpret_cast<Reg>((whole - half + 127) << 23);
+  return x * first * second;
+}
+inline Reg reg_reciprocal(Reg x) {
+  return reg_set(1) / x;
+}
+#endif
+
+inline Reg reg_abs(Reg x) {
+  return reinterpret_cast<Reg>(reinterpret_cast<RegI>(x) & 0x7fffffff);
+}
+inline Reg reg_copy_sign(Reg magnitude, Reg sign) {
+  return reinterpret_cast<Reg>((reinterpret_cast<RegI>(magnitude) & 0x7fffffff) |
+                               (reinterpret_cast<RegI>(sign) & static_cast<int32_t>(0x80000000)));
+}
+
+// c[0] + c[1] x + ...
+template <int N>
+inline Reg reg_poly(Reg x, const float (&c)[N]) {
+  Reg sum = reg_set(c[N - 1]);
+#pragma GCC unroll 8
+  for (int i = N - 2; i >= 0; --i) sum = reg_fma(sum, x, reg_set(c[i]));
+  return sum;
+}
+
+// exp(r) = 1 + r + r^2 P(r) on |r| <= ln 2 / 2, times 2^n; ln 2 in two parts keeps r exact.
+inline Reg reg_exp(Reg x) {
+  constexpr float kFit[] = {0.49999994f, 0.166665211f, 0.041668389f, 0.00836871006f,
+                            0.00138146116f};
+  x = reg_max(reg_set(-104.0f), reg_min(reg_set(89.0f), x));
+  const Reg n = reg_round(x * reg_set(1.44269504f));
+  Reg r = reg_fma(n, reg_set(-0.693359375f), x);
+  r = reg_fma(n, reg_set(2.12194440e-4f), r);
+  const Reg p = reg_fma(r * r, reg_poly(r, kFit), r) + reg_set(1);
+  return reg_scale(p, n);
+}
+
+// log(m 2^e) = e ln 2 + log(1 + f), 1 + f = m in [sqrt(1/2), sqrt(2)].
+inline Reg reg_log(Reg x) {
+  constexpr float kFit[] = {0.333333313f, -0.250008225f, 0.200012267f, -0.166233569f,
+                            0.142017618f, -0.131601945f, 0.127615497f, -0.0763442963f};
+  const Reg tiny = reg_set(1.17549435e-38f), infinity = reg_set(__builtin_inff());
+  const Reg normal = reg_if_less(x, tiny, x * reg_set(8388608.0f), x);
+  const RegI bits = reinterpret_cast<RegI>(normal);
+  const RegI exponent = (bits - 0x3f3504f3) >> 23;
+  const Reg f = reinterpret_cast<Reg>(bits - (exponent << 23)) - reg_set(1);
+#ifdef PARLO_AVX512
+  Reg e = _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(exponent));
+#else
+  Reg e = _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(exponent));
+#endif
+  e = e - reg_if_less(x, tiny, reg_set(23), reg_zero());
+  const Reg square = f * f;
+  Reg y = reg_fma(square * f, reg_poly(f, kFit), e * reg_set(-2.12194440e-4f));
+  y = reg_fma(square, reg_set(-0.5f), y) + f;
+  y = reg_fma(e, reg_set(0.693359375f), y);
+  y = reg_if_less(x, infinity, y, x);  // infinity and NaN
+  y = reg_if_less(x, reg_set(1e-45f), -infinity, y);
+  return reg_if_less(x, reg_zero(), reg_set(__builtin_nanf("")), y);
+}
+
+// Below -86 the result stays near 4e-38: its reciprocal must be a normal number.
+inline Reg reg_sigmoid(Reg x) {
+  return reg_reciprocal(reg_exp(-reg_max(reg_set(-86.0f), x)) + reg_set(1));
+}
+
+// x + x^3 P(x^2) below 0.625, 1 - 2 / (1 + exp(2 |x|)) above, where nothing cancels.
+inline Reg reg_tanh(Reg x) {
+  constexpr float kFit[] = {-0.333332747f, 0.133312747f, -0.0537251234f, 0.0205898173f,
+                            -0.0056483075f};
+  const Reg a = reg_min(reg_set(20.0f), reg_abs(x)), square = x * x;
+  const Reg small = reg_fma(square * x, reg_poly(square, kFit), x);
+  const Reg large = reg_set(1) - reg_set(2) * reg_reciprocal(reg_exp(a + a) + reg_set(1));
+  return reg_if_less(a, reg_set(0.625f), small, reg_copy_sign(large, x));
+}
+
+// x P(x^2) below 1, 1 - exp(-Q(|x|)) above; beyond 4 the result rounds to 1.
+inline Reg reg_erf(Reg x) {
+  constexpr float kSmall[] = {1.12837911f,    -0.37612325f,   0.112801798f,
+                              -0.0267113112f, 0.00491755083f, -0.00056314189f};
+  constexpr float kLarge[] = {0.00249689911f, 1.11802936f,    0.653706491f,
+                              0.0891410932f,  -0.0149386469f, 0.00117028458f};
+  const Reg a = reg_min(reg_set(4.0f), reg_abs(x)), square = a * a;
+  const Reg small = x * reg_poly(square, kSmall);
+  const Reg large = reg_set(1) - reg_exp(-reg_poly(a, kLarge));
+  return reg_if_less(a, reg_set(1), small, reg_copy_sign(large, x));
+}
+
+// 0.5 (1 + tanh(u)) = sigmoid(2 u).
+inline Reg reg_gelu_tanh(Reg x) {
+  const Reg u = x * reg_fma(x * x, reg_set(0.0713548163f), reg_set(1.59576912f));
+  return x * reg_sigmoid(u);
+}
+inline Reg reg_gelu_erf(Reg x) {
+  const Reg half = x * reg_set(0.5f);
+  return reg_fma(half, reg_erf(x * reg_set(0.707106781f)), half);
+}
+inline Reg reg_quick_gelu(Reg x) {
+  return x * reg_sigmoid(x * reg_set(1.702f));
+}
+inline Reg reg_silu(Reg x) {
+  return x * reg_sigmoid(x);
+}
+
+}  // namespace
+}  // namespace parlo::cpu
