@@ -98,7 +98,7 @@ Var l2_normalize(const Var& x);
 // --- layout.cpp
 Var reshape(const Var& x, const Shape& shape);  // one -1 allowed
 Var permute(const Var& x, std::vector<int> order);
-Var concat(std::span<const Var> parts, int axis);
+Var cat(std::span<const Var> parts, int axis);
 Var slice(const Var& x, int axis, int64_t begin, int64_t end);
 // n equal slices of an axis.
 std::vector<Var> chunk(const Var& x, int axis, int64_t n);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "autograd/var.h"
+#include "tensor/safetensors.h"
 
 namespace parlo {
 
@@ -14,7 +15,6 @@ struct NamedVar {
   std::string name;
   Var var;
 };
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 // sqrt of the sum of squared gradients; parameters without a gradient count as zero.
 double grad_norm(const std::vector<NamedVar>& params);

@@ -13,6 +13,7 @@ struct AttentionArgs {
   bool causal = false;  // query i sees keys j <= i + (Tk - Tq)
   Tensor key_lengths;   // [B] i64, optional: keys at and beyond the length are masked; a row
                         // without any key gives zeros
+  Tensor key_mask;      // [B, Tk] u8, optional: keys with 0 are masked
 };
 
 namespace cpu {

@@ -25,25 +25,25 @@ Var permute(const Var& x, std::vector<int> order) {
   });
 }
 
-Var concat(std::span<const Var> parts, int axis) {
-  CHECK(!parts.empty(), "concat: needs at least one part");
+Var cat(std::span<const Var> parts, int axis) {
+  CHECK(!parts.empty(), "cat: needs at least one part");
   if (axis < 0) axis += parts[0].rank();
   Shape shape = parts[0].shape();
-  CHECK(axis >= 0 && axis < shape.rank(), "concat: axis out of range for ", shape);
+  CHECK(axis >= 0 && axis < shape.rank(), "cat: axis out of range for ", shape);
   std::vector<Tensor> values;
   std::vector<int64_t> sizes;
   shape[axis] = 0;
   for (const Var& part : parts) {
     Shape expected = parts[0].shape();
     expected[axis] = part.rank() == shape.rank() ? part.dim(axis) : -1;
-    check_shape("concat", "part", part.value(), expected);
+    check_shape("cat", "part", part.value(), expected);
     shape[axis] += part.dim(axis);
     sizes.push_back(part.dim(axis));
     values.push_back(part.value());
   }
   Tensor y = Tensor::empty(shape, parts[0].dtype(), values[0].device());
   DISPATCH(y.device(), concat(values, axis, y));
-  return record("concat", y, {parts.begin(), parts.end()},
+  return record("cat", y, {parts.begin(), parts.end()},
                 [sizes, axis](const Tensor& dy, const Need& need) {
                   std::vector<Tensor> grads(sizes.size());
                   int64_t at = 0;

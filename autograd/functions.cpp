@@ -1,0 +1,72 @@
+#include "autograd/functions.h"
+
+#include "kernels/dispatch.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
+#include "kernels/random.h"
+#include "kernels/reduce.h"
+
+namespace parlo {
+
+Tensor random_normal(RandomKey key, const Shape& shape, double std) {
+  Tensor t = Tensor::empty(shape);
+  DISPATCH(t.device(), random_normal(key, t));
+  if (std != 1.0) DISPATCH(t.device(), scale_shift(std, 0.0, t, t));
+  return t;
+}
+
+Tensor random_uniform(RandomKey key, const Shape& shape) {
+  Tensor t = Tensor::empty(shape);
+  DISPATCH(t.device(), random_uniform(key, t));
+  return t;
+}
+
+bool all_finite(const Tensor& x) {
+  const bool floating = x.dtype() == DType::f32 || x.dtype() == DType::f64;
+  const Tensor t = (floating ? x : x.to(DType::f32)).contiguous();
+  return DISPATCH(t.device(), all_finite(t));
+}
+
+double sum_squares(const Tensor& x) {
+  const Tensor t = x.contiguous();
+  return DISPATCH(t.device(), sum_squares(t));
+}
+
+void add_scaled(const Tensor& y, double alpha, const Tensor& x) {
+  check_shape("add_scaled", "x", x, y.shape());
+  DISPATCH(y.device(), axpby(alpha, x.contiguous(), 1.0, y));
+}
+
+void matmul_into(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Tensor& c,
+                 double alpha, double beta) {
+  DISPATCH(c.device(), matmul(a, trans_a, b, trans_b, c, alpha, beta));
+}
+
+FlowStep flow_step(const FlowCoefficients& c, const Tensor& x, const Tensor& v,
+                   const std::vector<RandomKey>& keys) {
+  check_shape("flow_step", "v", v, x.shape());
+  CHECK(c.noise == FlowNoise::ode || static_cast<int64_t>(keys.size()) == x.dim(0),
+        "flow_step: ", keys.size(), " keys for ", x.dim(0), " samples");
+  FlowStep s{Tensor::empty_like(x), Tensor::empty({x.dim(0)}, x.dtype(), x.device())};
+  DISPATCH(x.device(), flow_step(c, x, v, keys.data(), s.next, s.log_prob, Tensor()));
+  return s;
+}
+
+Tensor flow_log_prob(const FlowCoefficients& c, const Tensor& x, const Tensor& v,
+                     const Tensor& next) {
+  Tensor log_prob = Tensor::empty({x.dim(0)}, x.dtype(), x.device());
+  DISPATCH(x.device(), flow_log_prob(c, x, v, next, log_prob));
+  return log_prob;
+}
+
+FlowLoss flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const Tensor& next,
+                   const Tensor& old_log_prob, const Tensor& advantage, const Tensor& v_ref,
+                   const FlowLossArgs& args) {
+  const auto per_sample = [&] { return Tensor::empty({x.dim(0)}, x.dtype(), x.device()); };
+  FlowLoss r{per_sample(), per_sample(), per_sample(), Tensor::empty_like(x)};
+  DISPATCH(x.device(), flow_loss(c, x, v, next, old_log_prob, advantage, v_ref, args, r.loss,
+                                 r.ratio, r.kl, r.dv));
+  return r;
+}
+
+}  // namespace parlo

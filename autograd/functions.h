@@ -1,0 +1,43 @@
+// Kernels for tensors that carry no gradient, for the folders above autograd/ (which do not include
+// kernels/): random draws, finiteness, the flow step, averages.
+#pragma once
+
+#include <vector>
+
+#include "kernels/flow_step.h"
+#include "tensor/philox.h"
+#include "tensor/tensor.h"
+
+namespace parlo {
+
+// f32 draws from a key; element i depends on the key and i alone.
+Tensor random_normal(RandomKey key, const Shape& shape, double std = 1.0);
+Tensor random_uniform(RandomKey key, const Shape& shape);
+
+bool all_finite(const Tensor& x);
+double sum_squares(const Tensor& x);
+// y += alpha * x
+void add_scaled(const Tensor& y, double alpha, const Tensor& x);
+// c = alpha op(a) op(b) + beta c
+void matmul_into(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Tensor& c,
+                 double alpha, double beta);
+
+struct FlowStep {
+  Tensor next;      // [B, D]
+  Tensor log_prob;  // [B]
+};
+// One sampler step; see kernels/flow_step.h. keys has one entry a sample.
+FlowStep flow_step(const FlowCoefficients& c, const Tensor& x, const Tensor& v,
+                   const std::vector<RandomKey>& keys);
+Tensor flow_log_prob(const FlowCoefficients& c, const Tensor& x, const Tensor& v,
+                     const Tensor& next);
+
+struct FlowLoss {
+  Tensor loss, ratio, kl;  // [B]
+  Tensor dv;               // [B, D]: gradient of loss[b] with respect to v[b]
+};
+FlowLoss flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const Tensor& next,
+                   const Tensor& old_log_prob, const Tensor& advantage, const Tensor& v_ref,
+                   const FlowLossArgs& args);
+
+}  // namespace parlo

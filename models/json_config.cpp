@@ -1,0 +1,79 @@
+#include "models/json_config.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tensor/error.h"
+
+namespace parlo {
+
+using nlohmann::json;
+
+JsonConfig::JsonConfig(const std::filesystem::path& path) : where_(path.string()) {
+  std::ifstream in(path);
+  CHECK(in.good(), where_, ": cannot be read; expected a model folder with config.json");
+  auto parsed = std::make_shared<json>(json::parse(in, nullptr, /*allow_exceptions=*/false));
+  CHECK(parsed->is_object(), where_, ": not a JSON object");
+  json_ = std::move(parsed);
+}
+
+namespace {
+
+const json* find(const json& j, const std::string& key) {
+  const auto it = j.find(key);
+  return it == j.end() || it->is_null() ? nullptr : &*it;
+}
+
+}  // namespace
+
+int64_t JsonConfig::integer(const std::string& key, int64_t fallback) const {
+  const json* v = find(*json_, key);
+  if (!v) return fallback;
+  CHECK(v->is_number_integer(), where_, ": ", key, " is ", v->dump(), ", expected an integer");
+  const int64_t value = v->get<int64_t>();
+  // Sizes and ids; no field of a published configuration comes near this.
+  CHECK(value >= 0 && value <= (int64_t{1} << 31), where_, ": ", key, " is ", value,
+        ", expected 0..2^31");
+  return value;
+}
+
+double JsonConfig::number(const std::string& key, double fallback) const {
+  const json* v = find(*json_, key);
+  if (!v) return fallback;
+  CHECK(v->is_number(), where_, ": ", key, " is ", v->dump(), ", expected a number");
+  return v->get<double>();
+}
+
+std::string JsonConfig::text(const std::string& key, const std::string& fallback) const {
+  const json* v = find(*json_, key);
+  if (!v) return fallback;
+  CHECK(v->is_string(), where_, ": ", key, " is ", v->dump(), ", expected a string");
+  return v->get<std::string>();
+}
+
+std::vector<int64_t> JsonConfig::integers(const std::string& key) const {
+  const json* v = find(*json_, key);
+  if (!v) return {};
+  CHECK(v->is_array(), where_, ": ", key, " is ", v->dump(), ", expected a list of integers");
+  std::vector<int64_t> out;
+  for (const json& e : *v) {
+    CHECK(e.is_number_integer(), where_, ": ", key, " holds ", e.dump(), ", expected integers");
+    out.push_back(e.get<int64_t>());
+  }
+  return out;
+}
+
+JsonConfig JsonConfig::object(const std::string& key) const {
+  const json* v = find(*json_, key);
+  CHECK(v && v->is_object(), where_, ": ", key, " is missing or not an object");
+  JsonConfig out;
+  out.where_ = where_ + ": " + key;
+  out.json_ = std::make_shared<const json>(*v);
+  return out;
+}
+
+bool JsonConfig::contains(const std::string& key) const {
+  return find(*json_, key) != nullptr;
+}
+
+}  // namespace parlo

@@ -1,0 +1,107 @@
+#include "models/params.h"
+
+#include <algorithm>
+#include <set>
+
+#include "autograd/functions.h"
+#include "tensor/safetensors.h"
+
+namespace parlo {
+
+Var Params::declare(const std::string& name, const Shape& shape, Init init) {
+  CHECK(!contains(name), "Params: ", name, " is declared twice");
+  // The value stays empty until it is loaded or drawn: a large checkpoint is held once.
+  Var var{Tensor()};
+  index_[name] = entries_.size();
+  entries_.push_back({name, shape, std::move(init), var});
+  return var;
+}
+
+void Params::initialise(RandomKey key) {
+  for (Entry& e : entries_) {
+    Tensor value;
+    if (e.init.table) {
+      value = e.init.table();
+      check_shape("Params::initialise", e.name, value, e.shape);
+    } else if (e.init.std > 0) {
+      value = random_normal(key.fold(e.name), e.shape, e.init.std);
+    } else {
+      value = Tensor::full(e.shape, e.init.constant);
+    }
+    e.var.state()->value = value;
+  }
+}
+
+namespace {
+
+std::string list_some(const std::string& title, const std::vector<std::string>& names) {
+  if (names.empty()) return "";
+  std::string out = "; " + title + " (" + std::to_string(names.size()) + "): ";
+  for (size_t i = 0; i < names.size(); ++i) out += (i ? ", " : "") + names[i];
+  return out;
+}
+
+bool ends_with_any(const std::string& name, const std::vector<std::string>& suffixes) {
+  return std::any_of(suffixes.begin(), suffixes.end(),
+                     [&](const std::string& s) { return name.ends_with(s); });
+}
+
+}  // namespace
+
+void Params::load(const std::filesystem::path& path, const std::string& base,
+                  const std::vector<std::string>& ignored, bool keep_bf16) {
+  const SafeTensors file = SafeTensors::open_sharded(path, base);
+  std::vector<std::string> missing, unexpected, misshapen, not_finite;
+  for (const std::string& name : file.names()) {
+    if (!contains(name) && !ends_with_any(name, ignored)) unexpected.push_back(name);
+  }
+  for (Entry& e : entries_) {
+    if (!file.contains(e.name)) {
+      missing.push_back(e.name);
+      continue;
+    }
+    const Tensor t = file.get(e.name);
+    if (!(t.shape() == e.shape)) {
+      misshapen.push_back(concat(e.name, " is ", t.shape(), ", expected ", e.shape));
+      continue;
+    }
+    const bool keep = keep_bf16 && t.dtype() == DType::bf16 && e.shape.rank() == 2;
+    const Tensor value = keep ? t : t.to(DType::f32);
+    if (!all_finite(value)) not_finite.push_back(e.name);
+    e.var.state()->value = value;
+  }
+  CHECK(missing.empty() && unexpected.empty() && misshapen.empty() && not_finite.empty(),
+        path.string(), ": not a checkpoint of this model", list_some("missing", missing),
+        list_some("unexpected", unexpected), list_some("wrong shape", misshapen),
+        list_some("NaN or infinite values in", not_finite));
+}
+
+NamedTensors Params::tensors() const {
+  NamedTensors out;
+  for (const Entry& e : entries_) out.emplace_back(e.name, e.var.value());
+  return out;
+}
+
+std::vector<NamedVar> Params::vars() const {
+  std::vector<NamedVar> out;
+  for (const Entry& e : entries_) out.push_back({e.name, e.var});
+  return out;
+}
+
+Var Params::at(const std::string& name) const {
+  const auto it = index_.find(name);
+  CHECK(it != index_.end(), "Params: no parameter named ", name);
+  return entries_[it->second].var;
+}
+
+int64_t Params::count() const {
+  int64_t n = 0;
+  for (const Entry& e : entries_) n += e.shape.numel();
+  return n;
+}
+
+void Params::set_requires_grad(bool on) {
+  for (Entry& e : entries_) e.var.set_requires_grad(on);
+}
+
+}  // namespace parlo

@@ -1,0 +1,75 @@
+// config.json of the SD3 transformer, and its presets.
+#include <nlohmann/json.hpp>
+
+#include "models/json_config.h"
+#include "models/sd3_transformer.h"
+
+namespace parlo {
+
+Sd3Config Sd3Config::from_json(const std::filesystem::path& path) {
+  const JsonConfig json(path);
+  Sd3Config c;
+  c.sample_size = json.integer("sample_size", c.sample_size);
+  c.patch_size = json.integer("patch_size", c.patch_size);
+  c.in_channels = json.integer("in_channels", c.in_channels);
+  c.out_channels = json.integer("out_channels", c.in_channels);
+  c.num_layers = json.integer("num_layers", c.num_layers);
+  c.attention_head_dim = json.integer("attention_head_dim", c.attention_head_dim);
+  c.num_attention_heads = json.integer("num_attention_heads", c.num_attention_heads);
+  c.joint_attention_dim = json.integer("joint_attention_dim", c.joint_attention_dim);
+  c.caption_projection_dim = json.integer("caption_projection_dim", c.width());
+  c.pooled_projection_dim = json.integer("pooled_projection_dim", c.pooled_projection_dim);
+  c.pos_embed_max_size = json.integer("pos_embed_max_size", c.pos_embed_max_size);
+  c.dual_attention_layers = json.integers("dual_attention_layers");
+  const std::string norm = json.text("qk_norm", "");
+  CHECK(norm.empty() || norm == "rms_norm", path.string(), ": qk_norm is \"", norm,
+        "\", expected \"rms_norm\" or null");
+  c.qk_norm = !norm.empty();
+  CHECK(c.caption_projection_dim == c.width(), path.string(), ": caption_projection_dim is ",
+        c.caption_projection_dim, ", expected heads * head_dim = ", c.width());
+  return c;
+}
+
+std::string Sd3Config::to_json() const {
+  nlohmann::ordered_json j;
+  j["_class_name"] = "SD3Transformer2DModel";
+  j["attention_head_dim"] = attention_head_dim;
+  j["caption_projection_dim"] = caption_projection_dim;
+  j["dual_attention_layers"] = dual_attention_layers;
+  j["in_channels"] = in_channels;
+  j["joint_attention_dim"] = joint_attention_dim;
+  j["num_attention_heads"] = num_attention_heads;
+  j["num_layers"] = num_layers;
+  j["out_channels"] = out_channels;
+  j["patch_size"] = patch_size;
+  j["pooled_projection_dim"] = pooled_projection_dim;
+  j["pos_embed_max_size"] = pos_embed_max_size;
+  j["qk_norm"] = qk_norm ? nlohmann::ordered_json("rms_norm") : nlohmann::ordered_json();
+  j["sample_size"] = sample_size;
+  return j.dump(2) + "\n";
+}
+
+Sd3Config sd3_medium() {
+  Sd3Config c;
+  for (int64_t i = 0; i <= 12; ++i) c.dual_attention_layers.push_back(i);
+  return c;
+}
+
+Sd3Config sd3_tiny() {
+  Sd3Config c;
+  c.sample_size = 32;
+  c.patch_size = 4;
+  c.in_channels = 3;
+  c.out_channels = 3;
+  c.num_layers = 4;
+  c.attention_head_dim = 32;
+  c.num_attention_heads = 4;
+  c.joint_attention_dim = 64;
+  c.caption_projection_dim = 128;
+  c.pooled_projection_dim = 64;
+  c.pos_embed_max_size = 12;
+  c.dual_attention_layers = {0, 1};
+  return c;
+}
+
+}  // namespace parlo

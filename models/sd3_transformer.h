@@ -1,0 +1,110 @@
+// The MMDiT-X of Stable Diffusion 3.5 Medium (and SD3, SD3.5 Large by configuration), with the key
+// names and config.json of diffusers' SD3Transformer2DModel. Predicts the velocity noise - x0.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/layers.h"
+
+namespace parlo {
+
+struct Sd3Config {
+  int64_t sample_size = 128;  // latent height and width the position table is centred on
+  int64_t patch_size = 2;
+  int64_t in_channels = 16;
+  int64_t out_channels = 16;
+  int64_t num_layers = 24;
+  int64_t attention_head_dim = 64;
+  int64_t num_attention_heads = 24;
+  int64_t joint_attention_dim = 4096;
+  int64_t caption_projection_dim = 1536;
+  int64_t pooled_projection_dim = 2048;
+  int64_t pos_embed_max_size = 384;
+  std::vector<int64_t> dual_attention_layers;
+  bool qk_norm = true;
+
+  int64_t width() const { return attention_head_dim * num_attention_heads; }
+  static Sd3Config from_json(const std::filesystem::path& config_json);
+  std::string to_json() const;
+};
+
+Sd3Config sd3_medium();  // stabilityai/stable-diffusion-3.5-medium
+Sd3Config sd3_tiny();    // the built-in world's model: 32x32 RGB pixels
+
+// Linear(SiLU(temb)) split into chunks of [B, D].
+struct AdaLayerNorm {
+  Linear linear;
+  int64_t chunks = 0;
+
+  AdaLayerNorm() = default;
+  AdaLayerNorm(const Scope& scope, int64_t width, int64_t chunks);
+  std::vector<Var> operator()(const Var& silu_temb) const;
+};
+
+// Projections of one stream with optional per-head RMS norm on q and k.
+struct QkvStream {
+  Linear q, k, v;
+  Var norm_q, norm_k;  // [head_dim] or undefined
+  int64_t heads = 1;
+
+  struct Out {
+    Var q, k, v;  // [B, T, H, D]
+  };
+  Out operator()(const Var& x) const;
+};
+
+struct Sd3Block {
+  bool dual = false, last = false;
+  AdaLayerNorm norm1, norm1_context;
+  QkvStream image, text, second;
+  Linear to_out, to_add_out, second_out;
+  Linear ff_in, ff_out, ff_context_in, ff_context_out;
+
+  Sd3Block(const Scope& scope, const Sd3Config& config, int64_t index);
+  // Updates image tokens x [B, N, D] and text tokens c [B, T, D] (untouched by the last block).
+  void operator()(Var& x, Var& c, const Var& silu_temb) const;
+};
+
+class Sd3Transformer {
+ public:
+  explicit Sd3Transformer(const Sd3Config& config);
+  Sd3Transformer(const Sd3Transformer&) = delete;
+  Sd3Transformer& operator=(const Sd3Transformer&) = delete;
+  // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
+  static std::unique_ptr<Sd3Transformer> load(const std::filesystem::path& folder,
+                                              bool keep_bf16 = false);
+  void save(const std::filesystem::path& folder) const;
+
+  // hidden_states [B, C, H, W], timestep [B] in 0..1000, encoder_hidden_states [B, T, joint],
+  // pooled_projections [B, pooled] -> sample [B, C, H, W].
+  Var forward(const Var& hidden_states, const Var& timestep, const Var& encoder_hidden_states,
+              const Var& pooled_projections) const;
+
+  const Sd3Config& config() const { return config_; }
+  Params& params() { return params_; }
+  const Params& params() const { return params_; }
+  Linears linears();
+  // Recompute every block in the backward instead of keeping its inner values.
+  bool checkpoint_blocks = false;
+
+ private:
+  Var positions(int64_t height, int64_t width) const;
+
+  Sd3Config config_;
+  Params params_;
+  PatchEmbed patch_embed_;
+  Var pos_embed_;
+  EmbeddingMlp timestep_embedder_, text_embedder_;
+  Linear context_embedder_;
+  std::vector<Sd3Block> blocks_;
+  AdaLayerNorm norm_out_;
+  Linear proj_out_;
+};
+
+// Sinusoidal features of timesteps [B] -> [B, 256]: [cos, sin] of t * exp(-ln(1e4) j / 128).
+Var timestep_features(const Var& timestep);
+
+}  // namespace parlo
