@@ -21,7 +21,8 @@ struct FlowCoefficients {
   double dt = 0.0;      // s_next - s < 0
 };
 
-// a: noise level. s_cap replaces s where s == 1 in sde's denominator (sigmas[1] of the schedule).
+// a: noise level, 0 gives an ode step. s_cap replaces s where s == 1 (to 1e-6) in sde's denominator
+// (sigmas[1] of the schedule).
 FlowCoefficients flow_coefficients(FlowNoise noise, double s, double s_next, double a,
                                    double s_cap);
 

@@ -110,6 +110,8 @@ T derivative(Activation f, T x) {
     case Activation::none:
       return T{1};
     case Activation::gelu_tanh: {
+      // Beyond 20 the derivative is 0 or 1; x^2 would overflow to inf * 0. NaN stays.
+      x = x > 20 ? T{20} : (x < -20 ? T{-20} : x);
       const T s = sigmoid(2 * kGeluScale<T> * (x + kGeluCubic<T> * x * x * x));
       const T du = 2 * kGeluScale<T> * (1 + 3 * kGeluCubic<T> * x * x);
       return s + x * s * (1 - s) * du;

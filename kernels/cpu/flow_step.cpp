@@ -16,6 +16,9 @@ namespace parlo {
 
 FlowCoefficients flow_coefficients(FlowNoise noise, double s, double s_next, double a,
                                    double s_cap) {
+  // A schedule's first sigma is 1 up to rounding (FLUX: e^mu / (e^mu + 1/s - 1)).
+  const bool start = std::abs(s - 1) < 1e-6;
+  if (start) s = 1;
   CHECK(s > 0 && s <= 1 && s_next >= 0 && s_next < s, "flow_coefficients: expected 1 >= s > s_next",
         " >= 0, got s ", s, " and s_next ", s_next);
   CHECK(a >= 0, "flow_coefficients: noise level must not be negative, got ", a);
@@ -33,7 +36,7 @@ FlowCoefficients flow_coefficients(FlowNoise noise, double s, double s_next, dou
     return c;
   }
   if (c.noise == FlowNoise::sde) {
-    const double capped = s == 1 ? s_cap : s;
+    const double capped = start ? s_cap : s;
     CHECK(capped > 0 && capped < 1, "flow_coefficients: s_cap must lie in (0, 1), got ", s_cap);
     c.kl_std = a * std::sqrt(s / (1 - capped));
   } else {
