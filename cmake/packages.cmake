@@ -9,6 +9,7 @@ set(PARLO_EIGEN $<BUILD_INTERFACE:Eigen3::Eigen>)
 set(PARLO_JSON $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
 set(PARLO_CLI11 $<BUILD_INTERFACE:CLI11::CLI11>)
 pkg_check_modules(PARLO_PCRE2 REQUIRED IMPORTED_TARGET GLOBAL libpcre2-8)
+pkg_check_modules(PARLO_UTF8PROC REQUIRED IMPORTED_TARGET GLOBAL libutf8proc)
 pkg_check_modules(PARLO_PNG REQUIRED IMPORTED_TARGET GLOBAL libpng)
 
 # The judges are an optional component: what is missing is named once, here, and at run time by the
