@@ -1,16 +1,17 @@
-// The 2-D product behind matmul, linear, convolution: C = alpha A B + beta C with any strides of A
-// and B, so that a transpose is a swap of two numbers.
+// The 2-D product behind matmul, linear and convolution: C = alpha A B + beta C with any strides
+// of A and B, so that a transpose is a swap of two numbers.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
+#include "kernels/matmul.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 
-// Element (i, j) of an operand is at data[i * row + j * col].
+// Element (i, j) of an operand is at data[i * row + j * col]; one of row and col is 1.
 template <class T>
 struct Gemm {
   int64_t m = 0, n = 0, k = 0;
@@ -23,7 +24,26 @@ struct Gemm {
   T alpha = 1, beta = 0;
 };
 
-// Plain loops: every element is summed over K in ascending order.
+// What linear adds to the product while a block of C is in the cache:
+// c = activation(c + scale * down up' + bias) + residual.
+struct GemmEpilogue {
+  const float* down = nullptr;  // [m, rank]
+  const float* up = nullptr;    // [n, rank]
+  int64_t rank = 0;
+  float scale = 1;
+  const float* bias = nullptr;
+  float* pre_activation = nullptr;  // rows as far apart as those of c
+  const float* residual = nullptr;  // likewise; not c itself
+  Activation activation = Activation::none;
+};
+
+// Every element is the sum over blocks of K of one chain of multiply-adds in ascending k. The
+// blocks depend on K alone.
+void gemm(const Gemm<float>& g, const GemmEpilogue* epilogue = nullptr);
+// The same with B given in bf16.
+void gemm_bf16(const Gemm<float>& g, const bf16_t* b, const GemmEpilogue* epilogue = nullptr);
+
+// Plain loops, for f64: every element is summed over K in ascending order.
 template <class T>
 void gemm(const Gemm<T>& g) {
   std::vector<T> packed;

@@ -61,8 +61,7 @@ template <class T>
 void epilogue(const Tensor& y, const LinearArgs& args) {
   const int64_t rows = y.dim(0), n = y.dim(1);
   T* out = y.data<T>();
-  const Tensor bias_kept = args.bias ? args.bias.to(y.dtype()).contiguous() : Tensor();
-  const T* bias = bias_kept ? bias_kept.data<T>() : nullptr;
+  const T* bias = args.bias ? args.bias.data<T>() : nullptr;
   T* pre = args.pre_activation ? args.pre_activation.data<T>() : nullptr;
   const T* residual = args.residual ? args.residual.data<T>() : nullptr;
   parallel_for(rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, n)),
@@ -77,22 +76,59 @@ void epilogue(const Tensor& y, const LinearArgs& args) {
                });
 }
 
+void linear_plain(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
+  matmul(x, false, w, true, y);
+  if (args.low_rank) {
+    matmul(args.low_rank->down, false, args.low_rank->b, true, y, args.low_rank->scale, 1.0);
+  }
+  epilogue<double>(y, args);
+}
+
+void linear_f32(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
+  const int64_t k = x.dim(1);
+  Gemm<float> g;
+  g.m = x.dim(0), g.n = w.dim(0), g.k = k;
+  g.a = x.data<float>(), g.a_row = k;
+  g.b_row = 1, g.b_col = k;
+  g.c = y.data<float>(), g.c_row = g.n;
+  GemmEpilogue e;
+  if (const LowRank* low = args.low_rank) {
+    e.down = low->down.data<float>(), e.up = low->b.data<float>(), e.rank = low->b.dim(1);
+    e.scale = static_cast<float>(low->scale);
+  }
+  if (args.bias) e.bias = args.bias.data<float>();
+  if (args.pre_activation) e.pre_activation = args.pre_activation.data<float>();
+  if (args.residual) e.residual = args.residual.data<float>();
+  e.activation = args.activation;
+  if (w.dtype() == DType::bf16) return gemm_bf16(g, w.data<bf16_t>(), &e);
+  g.b = w.data<float>();
+  gemm(g, &e);
+}
+
 }  // namespace
 
 void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
   check_args(x, w, y, args);
-  LinearArgs rest = args;
-  if (rest.residual && rest.residual.raw() == y.raw()) rest.residual = rest.residual.clone();
-  matmul(x, false, w.to(x.dtype()), true, y);
+  if (y.numel() == 0 && !args.low_rank) return;
+  const DType dtype = x.dtype();
+  LinearArgs ready = args;
+  if (args.bias) ready.bias = args.bias.to(dtype).contiguous();
+  if (args.residual && args.residual.raw() == y.raw()) ready.residual = args.residual.clone();
+  LowRank low;
   if (args.low_rank) {
-    const LowRank& low = *args.low_rank;
-    const Tensor a = low.a.to(x.dtype()).contiguous(), b = low.b.to(x.dtype()).contiguous();
-    const Tensor down =
-        low.down ? low.down : Tensor::empty({x.dim(0), a.dim(0)}, x.dtype(), x.device());
-    matmul(x, false, a, true, down);
-    matmul(down, false, b, true, y, low.scale, 1.0);
+    low = *args.low_rank;
+    low.a = low.a.to(dtype).contiguous(), low.b = low.b.to(dtype).contiguous();
+    if (!low.down) low.down = Tensor::empty({x.dim(0), low.a.dim(0)}, dtype);
+    matmul(x, false, low.a, true, low.down);
+    ready.low_rank = &low;
   }
-  visit_float(x.dtype(), "linear", [&](auto zero) { epilogue<decltype(zero)>(y, rest); });
+  visit_float(dtype, "linear", [&](auto zero) {
+    if constexpr (std::is_same_v<decltype(zero), float>) {
+      linear_f32(x, w, y, ready);
+    } else {
+      linear_plain(x, w, y, ready);
+    }
+  });
 }
 
 }  // namespace parlo::cpu

@@ -71,6 +71,9 @@ void run(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Ten
   g.m = c.dim(-2), g.n = c.dim(-1), g.k = a.dim(trans_a ? -2 : -1);
   g.a = a.data<T>(), g.b = b.data<T>(), g.c = c.data<T>();
   g.a_row = a.strides()[-2], g.b_row = b.strides()[-2], g.c_row = c.strides()[-2];
+  // The stride along an axis of size 1 says nothing.
+  if (a.dim(-2) <= 1) g.a_row = std::max<int64_t>(1, a.dim(-1));
+  if (b.dim(-2) <= 1) g.b_row = std::max<int64_t>(1, b.dim(-1));
   if (trans_a) std::swap(g.a_row, g.a_col);
   if (trans_b) std::swap(g.b_row, g.b_col);
   g.alpha = alpha, g.beta = beta;

@@ -1,0 +1,209 @@
+// Blocking, packing and threads of the f32 GEMM; the arithmetic is in isa/gemm_tile.h.
+// B is cut into panels of 1 to 3 registers width and blocks of kBlockK rows, so that a panel stays
+// in the L1 while the rows of A pass by; A is read where it lies.
+#include "kernels/cpu/gemm.h"
+
+#include "kernels/cpu/isa/gemm_isa.h"
+#include "kernels/cpu/isa/isa.h"
+#include "tensor/tensor.h"
+
+namespace parlo::cpu {
+namespace {
+
+static_assert(static_cast<int>(Activation::gelu_tanh) == 1 &&
+                  static_cast<int>(Activation::gelu_erf) == 2 &&
+                  static_cast<int>(Activation::quick_gelu) == 3 &&
+                  static_cast<int>(Activation::silu) == 4,
+              "isa/gemm.cpp switches over these numbers");
+
+// 192 rows of 48 floats are 36 of the L1's 48 KB.
+constexpr int64_t kBlockK = 192;
+constexpr int64_t kChunkRows = 96;
+// A product of fewer operations (about 50 us) is not worth a fork.
+constexpr int64_t kSerialOperations = 4000000;
+// B of more elements than this is packed block by block where only a few rows use it: written
+// whole it would leave the L2 before it is read.
+constexpr int64_t kPackWhole = 256 * 1024;
+
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Panels of max_vecs registers, the last few one less, so that none is left with a single one.
+struct Panels {
+  int lanes = 1, max_vecs = 1;
+  int64_t vecs = 0, count = 0, full = 0;
+
+  Panels(const GemmIsa& isa, int64_t n)
+      : lanes(isa.lanes), max_vecs(isa.max_vecs), vecs(ceil_div(n, isa.lanes)) {
+    count = ceil_div(vecs, max_vecs);
+    full = std::max<int64_t>(0, count - (count * max_vecs - vecs));
+  }
+  int width_vecs(int64_t p) const {
+    return static_cast<int>(vecs == 1 ? 1 : p < full ? max_vecs : max_vecs - 1);
+  }
+  int64_t begin(int64_t p) const {
+    return lanes * (std::min(p, full) * max_vecs + std::max<int64_t>(0, p - full) * (max_vecs - 1));
+  }
+  int64_t width(int64_t p) const { return int64_t{lanes} * width_vecs(p); }
+  int64_t padded() const { return lanes * vecs; }
+};
+
+struct Product {
+  const GemmIsa& isa;
+  const Gemm<float>& g;
+  const bf16_t* b_bf16;
+  const GemmEpilogue* epilogue;
+  Panels panels;
+  int64_t blocks, block_k;
+  Tensor packed;     // every block and panel, or undefined
+  Tensor packed_up;  // [rank, n] in panels
+
+  Product(const GemmIsa& isa, const Gemm<float>& g, const bf16_t* b, const GemmEpilogue* epilogue)
+      : isa(isa), g(g), b_bf16(b), epilogue(epilogue), panels(isa, g.n) {
+    blocks = std::max<int64_t>(1, ceil_div(g.k, kBlockK));
+    block_k = ceil_div(g.k, blocks);
+  }
+
+  int64_t block_begin(int64_t block) const { return std::min(g.k, block * block_k); }
+  int64_t block_size(int64_t block) const { return block_begin(block + 1) - block_begin(block); }
+  float* packed_panel(int64_t block, int64_t p) const {
+    return packed.data<float>() + block_begin(block) * panels.padded() +
+           block_size(block) * panels.begin(p);
+  }
+
+  void pack(int64_t block, int64_t p, float* out) const {
+    const int64_t at = block_begin(block) * g.b_row + panels.begin(p) * g.b_col;
+    const void* b = b_bf16 ? static_cast<const void*>(b_bf16 + at) : g.b + at;
+    const GemmPack task{b,
+                        g.b_row,
+                        g.b_col,
+                        block_size(block),
+                        std::min(panels.width(p), g.n - panels.begin(p)),
+                        panels.width(p),
+                        out};
+    b_bf16 ? isa.pack_bf16(task) : isa.pack_f32(task);
+  }
+
+  void pack_all() {
+    packed = Tensor::empty({g.k * panels.padded()});
+    const int64_t panel_size = std::max<int64_t>(1, block_k * panels.width(0));
+    parallel_for(blocks * panels.count, ceil_div(64 * 1024, panel_size),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t i = begin; i < end; ++i) {
+                     const int64_t block = i / panels.count, p = i % panels.count;
+                     pack(block, p, packed_panel(block, p));
+                   }
+                 });
+  }
+
+  void pack_up() {
+    const int64_t rank = epilogue->rank;
+    packed_up = Tensor::empty({rank * panels.padded()});
+    for (int64_t p = 0; p < panels.count; ++p) {
+      const int64_t j = panels.begin(p);
+      isa.pack_f32({epilogue->up + j * rank, 1, rank, rank, std::min(panels.width(p), g.n - j),
+                    panels.width(p), packed_up.data<float>() + rank * j});
+    }
+  }
+
+  GemmPanel panel(int64_t row, int64_t rows, int64_t p) const {
+    GemmPanel task{};
+    task.b_row = panels.width(p), task.vecs = panels.width_vecs(p);
+    task.c = g.c + row * g.c_row + panels.begin(p), task.c_row = g.c_row;
+    task.rows = rows, task.cols = g.n - panels.begin(p);
+    return task;
+  }
+
+  // Rows [row, row + rows) of C in panels [first, last).
+  void run(int64_t row, int64_t rows, int64_t first, int64_t last) const {
+    Tensor scratch;
+    if (!packed) scratch = Tensor::empty({block_k * panels.width(0)});
+    for (int64_t block = 0; block < blocks; ++block) {
+      for (int64_t p = first; p < last; ++p) {
+        if (!packed) pack(block, p, scratch.data<float>());
+        GemmPanel task = panel(row, rows, p);
+        task.a = g.a + row * g.a_row + block_begin(block) * g.a_col;
+        task.a_row = g.a_row, task.a_col = g.a_col;
+        task.b = packed ? packed_panel(block, p) : scratch.data<float>();
+        task.k = block_size(block);
+        task.alpha = g.alpha, task.beta = block == 0 ? g.beta : 1;
+        isa.panel(task);
+        if (epilogue && block + 1 == blocks) finish(row, rows, p);
+      }
+    }
+  }
+
+  void finish(int64_t row, int64_t rows, int64_t p) const {
+    const GemmEpilogue& e = *epilogue;
+    if (e.rank > 0) {
+      GemmPanel task = panel(row, rows, p);
+      task.a = e.down + row * e.rank, task.a_row = e.rank, task.a_col = 1;
+      task.b = packed_up.data<float>() + e.rank * panels.begin(p);
+      task.k = e.rank, task.alpha = e.scale, task.beta = 1;
+      isa.panel(task);
+    }
+    if (!e.bias && !e.pre_activation && !e.residual && e.activation == Activation::none) return;
+    const int64_t j = panels.begin(p), at = row * g.c_row + j;
+    GemmTail tail{};
+    tail.y = g.c + at;
+    tail.bias = e.bias ? e.bias + j : nullptr;
+    tail.pre_activation = e.pre_activation ? e.pre_activation + at : nullptr;
+    tail.residual = e.residual ? e.residual + at : nullptr;
+    tail.row = g.c_row, tail.rows = rows, tail.cols = std::min(panels.width(p), g.n - j);
+    tail.activation = static_cast<int>(e.activation);
+    isa.tail(tail);
+  }
+};
+
+// How many rows and panels make one task. Enough tasks for a few threads, none so small that its
+// share of B is read for a handful of rows.
+struct Split {
+  int64_t rows, row_tasks, panels, panel_tasks;
+};
+
+Split split(const Product& product, bool whole) {
+  const Gemm<float>& g = product.g;
+  const int64_t count = product.panels.count, tile = product.isa.tile_rows;
+  const int64_t chunk = whole ? kChunkRows : count >= 6 ? g.m : ceil_div(g.m, 2);
+  Split s{};
+  const int64_t tasks = std::max<int64_t>(1, ceil_div(g.m, std::max(chunk, tile)));
+  s.rows = ceil_div(ceil_div(g.m, tasks), tile) * tile;
+  s.row_tasks = ceil_div(g.m, s.rows);
+  s.panel_tasks = whole ? std::min(count, ceil_div(8, s.row_tasks)) : count;
+  s.panels = ceil_div(count, s.panel_tasks);
+  s.panel_tasks = ceil_div(count, s.panels);
+  return s;
+}
+
+void run_product(Product& product) {
+  const Gemm<float>& g = product.g;
+  if (g.m == 0 || g.n == 0) return;
+  const bool whole = g.k * g.n <= kPackWhole || g.m > 512;
+  if (whole) product.pack_all();
+  if (product.epilogue && product.epilogue->rank > 0) product.pack_up();
+  const Split s = split(product, whole);
+  const int64_t tasks = s.row_tasks * s.panel_tasks;
+  const bool serial = 2 * g.m * g.n * g.k < kSerialOperations;
+  parallel_for(tasks, serial ? tasks : 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i / s.panel_tasks * s.rows, first = i % s.panel_tasks * s.panels;
+      product.run(row, std::min(s.rows, g.m - row), first,
+                  std::min(first + s.panels, product.panels.count));
+    }
+  });
+}
+
+}  // namespace
+
+void gemm(const Gemm<float>& g, const GemmEpilogue* epilogue) {
+  Product product(PARLO_ISA_TABLE(gemm), g, nullptr, epilogue);
+  run_product(product);
+}
+
+void gemm_bf16(const Gemm<float>& g, const bf16_t* b, const GemmEpilogue* epilogue) {
+  Product product(PARLO_ISA_TABLE(gemm), g, b, epilogue);
+  run_product(product);
+}
+
+}  // namespace parlo::cpu

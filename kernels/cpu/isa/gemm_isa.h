@@ -1,0 +1,54 @@
+// What the f32 GEMM needs per instruction set: packing of B into panels, the product of some rows
+// with one panel, and the tail of a linear layer on a finished block.
+// A panel is `vecs` registers wide (cut in kernels/cpu/gemm.cpp); row k of it starts at b + k * b_row.
+#pragma once
+
+#include <cstdint>
+
+namespace parlo::cpu {
+
+// c[i, j] = alpha * sum over k of a[i, k] b[k, j] + beta * c[i, j] for i < rows, j < cols.
+// One of a_row and a_col is 1. beta == 0 does not read c.
+struct GemmPanel {
+  const float* a;
+  int64_t a_row, a_col;
+  const float* b;
+  int64_t b_row;
+  int vecs;
+  float* c;
+  int64_t c_row;
+  int64_t rows, cols, k;
+  float alpha, beta;
+};
+
+// out[k, j] = b[k * b_row + j * b_col] for j < cols, 0 for cols <= j < width. One of b_row and
+// b_col is 1. T is float or the bits of a bf16 number.
+struct GemmPack {
+  const void* b;
+  int64_t b_row, b_col;
+  int64_t k, cols, width;
+  float* out;
+};
+
+// On a block of rows x cols: y = activation(y + bias) + residual, all with row distance `row`.
+struct GemmTail {
+  float* y;
+  const float* bias;      // or null
+  float* pre_activation;  // or null
+  const float* residual;  // or null; may be y
+  int64_t row, rows, cols;
+  int activation;  // of enum Activation
+};
+
+struct GemmIsa {
+  int lanes;     // floats in a register
+  int max_vecs;  // widest panel, in registers
+  int tile_rows;
+  void (*panel)(const GemmPanel&);
+  void (*pack_f32)(const GemmPack&);
+  void (*pack_bf16)(const GemmPack&);  // widens
+  void (*tail)(const GemmTail&);
+};
+extern const GemmIsa gemm_avx2, gemm_avx512;
+
+}  // namespace parlo::cpu

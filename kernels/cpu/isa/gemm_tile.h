@@ -1,0 +1,169 @@
+// The register tile of the f32 GEMM: R rows x V registers of C stay in registers while K runs.
+// 8 x 3 zmm need 24 accumulators, 3 registers of B and one of A; per step of K 24 multiply-adds
+// stand against 11 loads, so the two FMA ports are the limit. Every element is one chain of
+// multiply-adds in ascending k, whatever the tile: rows give the same bits in any company.
+#pragma once
+
+#include "kernels/cpu/isa/gemm_isa.h"
+#include "kernels/cpu/isa/reg.h"
+
+namespace parlo::cpu {
+namespace {
+
+#ifdef PARLO_AVX512
+constexpr int kTileRows = 8, kTileVecs = 3;
+#else
+constexpr int kTileRows = 6, kTileVecs = 2;
+#endif
+
+template <int R, int V>
+inline void store_tile(const GemmPanel& g, float* c, const Reg (&sum)[R][V]) {
+  const Reg alpha = reg_set(g.alpha), beta = reg_set(g.beta);
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) {
+      float* at = c + i * g.c_row + v * kRegLanes;
+      const int64_t n = g.cols - v * kRegLanes;
+      Reg value = sum[i][v] * alpha;
+      if (g.beta != 0) value = reg_fma(beta, reg_load_upto(at, n), value);
+      reg_store_upto(at, value, n);
+    }
+  }
+}
+
+// kRowMajor: a_col is 1, else a_row is 1.
+template <int R, int V, bool kRowMajor>
+void gemm_tile(const GemmPanel& g, const float* a, float* c) {
+  Reg sum[R][V];
+  const float* row[R];
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i) {
+    row[i] = kRowMajor ? a + i * g.a_row : a;
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) sum[i][v] = reg_zero();
+  }
+  const float* b = g.b;
+  for (int64_t k = 0; k < g.k; ++k, b += g.b_row) {
+    Reg panel[V];
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) panel[v] = reg_load(b + v * kRegLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+      const Reg x = reg_set(kRowMajor ? row[i][k] : a[i]);
+#pragma GCC unroll 3
+      for (int v = 0; v < V; ++v) sum[i][v] = reg_fma(x, panel[v], sum[i][v]);
+    }
+    if (!kRowMajor) a += g.a_col;
+  }
+  store_tile<R, V>(g, c, sum);
+}
+
+template <int R, int V, bool kRowMajor>
+void gemm_rest(const GemmPanel& g, const float* a, float* c, int64_t rows) {
+  if (rows == R) return gemm_tile<R, V, kRowMajor>(g, a, c);
+  if constexpr (R > 1) gemm_rest<R - 1, V, kRowMajor>(g, a, c, rows);
+}
+
+template <int V, bool kRowMajor>
+void gemm_rows(const GemmPanel& g) {
+  int64_t i = 0;
+  for (; i + kTileRows <= g.rows; i += kTileRows) {
+    gemm_tile<kTileRows, V, kRowMajor>(g, g.a + i * g.a_row, g.c + i * g.c_row);
+  }
+  if (i < g.rows) {
+    gemm_rest<kTileRows - 1, V, kRowMajor>(g, g.a + i * g.a_row, g.c + i * g.c_row, g.rows - i);
+  }
+}
+
+template <int V>
+void gemm_panel_of(const GemmPanel& g) {
+  if (g.a_col == 1) {
+    gemm_rows<V, true>(g);
+  } else {
+    gemm_rows<V, false>(g);
+  }
+}
+
+inline void gemm_panel(const GemmPanel& g) {
+  if (g.vecs == 1) return gemm_panel_of<1>(g);
+  if (g.vecs == 2) return gemm_panel_of<2>(g);
+  if constexpr (kTileVecs > 2) gemm_panel_of<3>(g);
+}
+
+// 8 x 8 transpose: row i of the result is column i of rows p[0], p[step], ...
+inline void transpose8(const __m256 (&in)[8], __m256 (&out)[8]) {
+  __m256 t[8], u[8];
+  for (int i = 0; i < 4; ++i) {
+    t[2 * i] = _mm256_unpacklo_ps(in[2 * i], in[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_ps(in[2 * i], in[2 * i + 1]);
+  }
+  for (int h = 0; h < 2; ++h) {
+    u[4 * h] = _mm256_shuffle_ps(t[4 * h], t[4 * h + 2], 0x44);
+    u[4 * h + 1] = _mm256_shuffle_ps(t[4 * h], t[4 * h + 2], 0xee);
+    u[4 * h + 2] = _mm256_shuffle_ps(t[4 * h + 1], t[4 * h + 3], 0x44);
+    u[4 * h + 3] = _mm256_shuffle_ps(t[4 * h + 1], t[4 * h + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    out[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+    out[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+  }
+}
+
+inline __m256 load8(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+inline __m256 load8(const uint16_t* p) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline float load1(const float* p) {
+  return *p;
+}
+inline float load1(const uint16_t* p) {
+  const uint32_t bits = static_cast<uint32_t>(*p) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+template <class T>
+void pack_rows(const GemmPack& g) {
+  const T* b = static_cast<const T*>(g.b);
+  for (int64_t k = 0; k < g.k; ++k) {
+    float* out = g.out + k * g.width;
+    const T* row = b + k * g.b_row;
+    int64_t j = 0;
+    for (; j + 8 <= g.cols; j += 8) _mm256_storeu_ps(out + j, load8(row + j));
+    for (; j < g.cols; ++j) out[j] = load1(row + j);
+    for (; j < g.width; ++j) out[j] = 0;
+  }
+}
+
+template <class T>
+void pack_columns(const GemmPack& g) {
+  const T* b = static_cast<const T*>(g.b);
+  for (int64_t j = 0; j < g.width; j += 8) {
+    int64_t k = 0;
+    for (; k + 8 <= g.k && j + 8 <= g.cols; k += 8) {
+      __m256 in[8], out[8];
+      for (int i = 0; i < 8; ++i) in[i] = load8(b + (j + i) * g.b_col + k);
+      transpose8(in, out);
+      for (int i = 0; i < 8; ++i) _mm256_storeu_ps(g.out + (k + i) * g.width + j, out[i]);
+    }
+    for (; k < g.k; ++k) {
+      for (int64_t i = j; i < j + 8; ++i) {
+        g.out[k * g.width + i] = i < g.cols ? load1(b + i * g.b_col + k) : 0;
+      }
+    }
+  }
+}
+
+template <class T>
+void pack_panel(const GemmPack& g) {
+  if (g.b_col == 1) return pack_rows<T>(g);
+  pack_columns<T>(g);
+}
+
+}  // namespace
+}  // namespace parlo::cpu
