@@ -1,6 +1,8 @@
 // Attention: checks, then the tiles of every (batch, head) in parallel.
 #include "kernels/attention.h"
 
+#include <type_traits>
+
 #include "kernels/cpu/attention_generic.h"
 #include "tensor/parallel.h"
 
@@ -49,15 +51,17 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   if (s.batch * s.heads * s.tq == 0) return;
   visit_float(q.dtype(), "attention", [&](auto zero) {
     using T = decltype(zero);
-    const AttentionForward<T> f{s,
-                                static_cast<T>(args.scale),
-                                Heads<T>(q),
-                                Heads<T>(k),
-                                Heads<T>(v),
-                                Heads<T>(out),
-                                lse.data<T>()};
+    const AttentionForwardArgs<T> f{s,
+                                    static_cast<T>(args.scale),
+                                    Heads<T>(q),
+                                    Heads<T>(k),
+                                    Heads<T>(v),
+                                    Heads<T>(out),
+                                    lse.data<T>()};
+    if constexpr (std::is_same_v<T, float>) return attention_f32(f);
+    const AttentionForward<T> plain{f};
     parallel_for(s.batch * s.heads, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) f.head(i / s.heads, i % s.heads);
+      for (int64_t i = begin; i < end; ++i) plain.head(i / s.heads, i % s.heads);
     });
   });
 }
@@ -78,19 +82,21 @@ void attention_backward(const Tensor& q, const Tensor& k, const Tensor& v, const
   if (s.batch * s.kv_heads == 0) return;
   visit_float(q.dtype(), name, [&](auto zero) {
     using T = decltype(zero);
-    const AttentionBackward<T> f{s,
-                                 static_cast<T>(args.scale),
-                                 Heads<T>(q),
-                                 Heads<T>(k),
-                                 Heads<T>(v),
-                                 Heads<T>(out),
-                                 Heads<T>(dout),
-                                 Heads<T>(dq),
-                                 Heads<T>(dk),
-                                 Heads<T>(dv),
-                                 lse.data<T>()};
+    const AttentionBackwardArgs<T> f{s,
+                                     static_cast<T>(args.scale),
+                                     Heads<T>(q),
+                                     Heads<T>(k),
+                                     Heads<T>(v),
+                                     Heads<T>(out),
+                                     Heads<T>(dout),
+                                     Heads<T>(dq),
+                                     Heads<T>(dk),
+                                     Heads<T>(dv),
+                                     lse.data<T>()};
+    if constexpr (std::is_same_v<T, float>) return attention_backward_f32(f);
+    const AttentionBackward<T> plain{f};
     parallel_for(s.batch * s.kv_heads, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) f.key_head(i / s.kv_heads, i % s.kv_heads);
+      for (int64_t i = begin; i < end; ++i) plain.key_head(i / s.kv_heads, i % s.kv_heads);
     });
   });
 }

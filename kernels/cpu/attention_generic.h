@@ -8,38 +8,9 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/attention.h"
+#include "kernels/cpu/attention_args.h"
 
 namespace parlo::cpu {
-
-// Pointers and strides (elements) of one [B, T, H, D] operand.
-template <class T>
-struct Heads {
-  T* data = nullptr;
-  int64_t b = 0, t = 0, h = 0;
-
-  Heads() = default;
-  explicit Heads(const Tensor& x)
-      : data(x.data<T>()), b(x.strides()[0]), t(x.strides()[1]), h(x.strides()[2]) {}
-  T* row(int64_t batch, int64_t token, int64_t head) const {
-    return data + batch * b + token * t + head * h;
-  }
-};
-
-// Sizes and masks of one call.
-struct AttentionShape {
-  int64_t batch = 0, tq = 0, tk = 0, heads = 0, kv_heads = 0, d = 0;
-  const int64_t* key_lengths = nullptr;
-  bool causal = false;
-
-  // Keys [0, keys(b, i)) are seen by query i.
-  int64_t keys(int64_t b, int64_t i) const {
-    int64_t n = tk;
-    if (key_lengths) n = std::clamp<int64_t>(key_lengths[b], 0, n);
-    if (causal) n = std::clamp<int64_t>(i + tk - tq + 1, 0, n);
-    return n;
-  }
-};
 
 template <class T>
 T dot(const T* a, const T* b, int64_t n) {
@@ -49,11 +20,10 @@ T dot(const T* a, const T* b, int64_t n) {
 }
 
 template <class T>
-struct AttentionForward {
-  AttentionShape s;
-  T scale;
-  Heads<T> q, k, v, out;
-  T* lse;
+struct AttentionForward : AttentionForwardArgs<T> {
+  using AttentionForwardArgs<T>::s, AttentionForwardArgs<T>::scale, AttentionForwardArgs<T>::q,
+      AttentionForwardArgs<T>::k, AttentionForwardArgs<T>::v, AttentionForwardArgs<T>::out,
+      AttentionForwardArgs<T>::lse;
 
   void head(int64_t b, int64_t h) const {
     std::vector<T> p(static_cast<size_t>(s.tk));
@@ -81,11 +51,11 @@ struct AttentionForward {
 };
 
 template <class T>
-struct AttentionBackward {
-  AttentionShape s;
-  T scale;
-  Heads<T> q, k, v, out, dout, dq, dk, dv;
-  const T* lse;
+struct AttentionBackward : AttentionBackwardArgs<T> {
+  using AttentionBackwardArgs<T>::s, AttentionBackwardArgs<T>::scale, AttentionBackwardArgs<T>::q,
+      AttentionBackwardArgs<T>::k, AttentionBackwardArgs<T>::v, AttentionBackwardArgs<T>::out,
+      AttentionBackwardArgs<T>::dout, AttentionBackwardArgs<T>::dq, AttentionBackwardArgs<T>::dk,
+      AttentionBackwardArgs<T>::dv, AttentionBackwardArgs<T>::lse;
 
   // All that depends on key head g: its dk and dv, and dq of the query heads it serves.
   void key_head(int64_t b, int64_t g) const {

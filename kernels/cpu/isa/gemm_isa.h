@@ -1,6 +1,6 @@
 // What the f32 GEMM needs per instruction set: packing of B into panels, the product of some rows
 // with one panel, and the tail of a linear layer on a finished block.
-// A panel is `vecs` registers wide (cut in kernels/cpu/gemm.cpp); row k of it starts at b + k * b_row.
+// A panel is `vecs` registers wide (see gemm_panels.h); its row k starts at b + k * b_row.
 #pragma once
 
 #include <cstdint>

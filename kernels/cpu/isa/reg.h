@@ -35,6 +35,16 @@ inline __mmask16 reg_mask(int64_t n) {
 inline Reg reg_load_part(const float* p, int64_t n) {
   return _mm512_maskz_loadu_ps(reg_mask(n), p);
 }
+inline Reg reg_load_part_or(const float* p, int64_t n, Reg rest) {
+  return _mm512_mask_loadu_ps(rest, reg_mask(n), p);
+}
+inline float reg_sum(Reg v) {
+  return _mm512_reduce_add_ps(v);
+}
+// NaN is not kept.
+inline float reg_max_lane(Reg v) {
+  return _mm512_reduce_max_ps(v);
+}
 inline void reg_store_part(float* p, Reg v, int64_t n) {
   _mm512_mask_storeu_ps(p, reg_mask(n), v);
 }
@@ -63,6 +73,21 @@ inline __m256i reg_mask(int64_t n) {
 }
 inline Reg reg_load_part(const float* p, int64_t n) {
   return _mm256_maskload_ps(p, reg_mask(n));
+}
+inline Reg reg_load_part_or(const float* p, int64_t n, Reg rest) {
+  return _mm256_blendv_ps(rest, _mm256_maskload_ps(p, reg_mask(n)),
+                          _mm256_castsi256_ps(reg_mask(n)));
+}
+inline float reg_sum(Reg v) {
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+// NaN is not kept.
+inline float reg_max_lane(Reg v) {
+  __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
 inline void reg_store_part(float* p, Reg v, int64_t n) {
   _mm256_maskstore_ps(p, reg_mask(n), v);
