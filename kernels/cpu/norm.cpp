@@ -112,8 +112,9 @@ struct NormShape {
 
 int64_t groups_of(std::string_view function, std::string_view name, const Tensor& t, DType dtype,
                   const NormShape& shape) {
-  CHECK(t.dtype() == dtype && t.rank() == 2 && t.dim(1) == shape.columns && t.dim(0) >= 1 &&
-            shape.rows % t.dim(0) == 0 && (t.strides()[1] == 1 || t.dim(1) <= 1),
+  CHECK(t.dtype() == dtype && t.rank() == 2 && t.dim(1) == shape.columns &&
+            (t.dim(0) ? shape.rows % t.dim(0) == 0 : shape.rows == 0) &&
+            (t.strides()[1] == 1 || t.dim(1) <= 1),
         function, ": ", name, " has shape ", t.shape(), ", expected [G, ", shape.columns,
         "] with unit column stride and G dividing ", shape.rows, " rows");
   return t.dim(0);
@@ -146,7 +147,7 @@ NormRows<T> norm_rows(const Tensor& x, const NormParams& p, const NormShape& sha
   a.shift = data_or_null<T>(p.shift);
   a.scale_stride = p.scale ? p.scale.strides()[0] : 0;
   a.shift_stride = p.shift ? p.shift.strides()[0] : 0;
-  a.rows_per_group = std::max<int64_t>(1, shape.rows / shape.groups);
+  a.rows_per_group = std::max<int64_t>(1, shape.rows / std::max<int64_t>(1, shape.groups));
   a.columns = shape.columns;
   a.eps = p.eps;
   return a;
