@@ -14,7 +14,9 @@
 namespace parlo {
 namespace {
 
-double sum_of_squares(const Tensor& t) { return DISPATCH(t.device(), sum_squares(t)); }
+double sum_of_squares(const Tensor& t) {
+  return DISPATCH(t.device(), sum_squares(t));
+}
 
 Tensor scalar(int64_t x) {
   return Tensor::from<int64_t>({x}, {1});
@@ -56,7 +58,8 @@ void zero_grads(const std::vector<NamedVar>& params) {
 }
 
 double clip_factor(double norm, double max_norm) {
-  return max_norm > 0 && norm > max_norm ? max_norm / norm : 1.0;
+  // The reference adds 1e-6 to the norm.
+  return max_norm > 0 && norm + 1e-6 > max_norm ? max_norm / (norm + 1e-6) : 1.0;
 }
 
 AdamW::AdamW(std::vector<NamedVar> params, AdamWConfig config)
@@ -104,6 +107,8 @@ Muon::Muon(std::vector<NamedVar> params, MuonConfig config)
   for (const NamedVar& p : params_) {
     CHECK(p.var.rank() == 2, "Muon: ", p.name, " has shape ", p.var.shape(),
           ", expected a matrix; give it to AdamW");
+    CHECK(p.var.dtype() == DType::f32 || p.var.dtype() == DType::f64, "Muon: ", p.name, " is ",
+          dtype_name(p.var.dtype()), ", expected f32 or f64");
     momentum_.push_back(Tensor::zeros_like(p.var.value()));
   }
 }
@@ -118,7 +123,8 @@ Tensor orthogonalise(Tensor x, int steps) {
   const double norm = std::sqrt(sum_of_squares(x)) + 1e-7;
   DISPATCH(x.device(), scale_shift(1.0 / norm, 0.0, x, scaled));
   const int64_t rows = x.dim(0);
-  Tensor gram = Tensor::empty({rows, rows}), poly = Tensor::empty({rows, rows});
+  Tensor gram = Tensor::empty({rows, rows}, x.dtype(), x.device());
+  Tensor poly = Tensor::empty_like(gram);
   for (int i = 0; i < steps; ++i) {
     constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
     DISPATCH(x.device(), matmul(scaled, false, scaled, true, gram));

@@ -21,7 +21,7 @@ double grad_norm(const std::vector<NamedVar>& params);
 // Root mean square over all gradient elements (0 without any).
 double grad_rms(const std::vector<NamedVar>& params);
 void zero_grads(const std::vector<NamedVar>& params);
-// The factor that brings `norm` down to `max_norm` (1 when it is below or max_norm <= 0).
+// min(1, max_norm / (norm + 1e-6)); 1 when max_norm <= 0 or norm is not a number.
 double clip_factor(double norm, double max_norm);
 
 struct AdamWConfig {
@@ -60,7 +60,8 @@ struct MuonConfig {
 };
 
 // Muon (Jordan et al. 2024): Nesterov momentum, then the update's nearest semi-orthogonal matrix by
-// a quintic Newton-Schulz iteration, times sqrt(max(1, rows / columns)). 2-D f32 parameters only.
+// a quintic Newton-Schulz iteration, times sqrt(max(1, rows / columns)). 2-D f32 or f64 parameters
+// only.
 class Muon {
  public:
   Muon(std::vector<NamedVar> params, MuonConfig config);
@@ -74,7 +75,8 @@ class Muon {
   MuonConfig config_;
 };
 
-// Learning-rate factors in [0, 1]; step counts from 0.
+// Learning-rate factors in [0, 1]; step counts from 0. A warm-up's first factor is 1 / warmup, not
+// 0: no step is lost.
 double constant_schedule(int64_t step, int64_t warmup);
 // Linear warm-up, then half a cosine down to `floor` at `total`.
 double cosine_schedule(int64_t step, int64_t warmup, int64_t total, double floor = 0.0);

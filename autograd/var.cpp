@@ -1,5 +1,6 @@
 #include "autograd/var.h"
 
+#include <algorithm>
 #include <atomic>
 #include <queue>
 #include <unordered_map>
@@ -14,10 +15,33 @@ struct Node {
   const char* name;
   uint64_t order;  // creation order: a node's inputs always have smaller numbers
   std::vector<Var> inputs;
+  Need need;  // as it was when the op ran
   BackwardFn backward;
-  Shape shape;
-  DType dtype;
+
+  ~Node();
 };
+
+namespace {
+
+// Inputs of nodes being destroyed, while the outermost destructor empties it.
+thread_local std::vector<Var>* dropped = nullptr;
+
+}  // namespace
+
+// One after the other: a long chain that is never swept would overflow the stack by recursion.
+Node::~Node() {
+  if (dropped) {
+    dropped->insert(dropped->end(), inputs.begin(), inputs.end());
+    return;
+  }
+  std::vector<Var> pending = std::move(inputs);
+  dropped = &pending;
+  while (!pending.empty()) {
+    const Var last = std::move(pending.back());
+    pending.pop_back();
+  }
+  dropped = nullptr;
+}
 
 namespace {
 
@@ -41,6 +65,12 @@ void accumulate(Pending& into, const Tensor& grad) {
     into.owned = true;
   }
   DISPATCH(grad.device(), axpby(1.0, grad.contiguous(), 1.0, into.grad));
+}
+
+void check_gradient(const char* function, const Tensor& grad, const Var& v) {
+  check_shape(function, "gradient", grad, v.shape());
+  CHECK(grad.dtype() == v.dtype(), function, ": gradient is ", dtype_name(grad.dtype()),
+        ", expected ", dtype_name(v.dtype()));
 }
 
 void accumulate_leaf(VarState& leaf, const Tensor& grad) {
@@ -92,16 +122,15 @@ Var Var::detach() const {
 Var record(const char* name, Tensor y, std::vector<Var> inputs, BackwardFn backward) {
   Var out(std::move(y));
   if (!recording) return out;
-  bool wanted = false;
-  for (const Var& input : inputs) wanted = wanted || input.requires_grad();
-  if (!wanted) return out;
+  Need need;
+  for (const Var& input : inputs) need.push_back(input.requires_grad());
+  if (std::find(need.begin(), need.end(), true) == need.end()) return out;
   auto node = std::make_shared<Node>();
   node->name = name;
   node->order = next_order.fetch_add(1, std::memory_order_relaxed);
   node->inputs = std::move(inputs);
+  node->need = std::move(need);
   node->backward = std::move(backward);
-  node->shape = out.shape();
-  node->dtype = out.dtype();
   out.state()->node = std::move(node);
   out.state()->requires_grad = true;
   return out;
@@ -115,10 +144,20 @@ struct Later {
   }
 };
 
+// One backward pass. A checkpoint's node runs an inner pass, whose gradients for the checkpoint's
+// inputs are pushed outside one by one: summing them inside first would change the order of sums.
 class Sweep {
  public:
-  void push(const Var& v, const Tensor& grad) {
-    VarState& state = *v.state();
+  Sweep() : outer_(active) { active = this; }
+  ~Sweep() { active = outer_; }
+  Sweep(const Sweep&) = delete;
+  Sweep& operator=(const Sweep&) = delete;
+
+  // The inputs of the node whose backward runs now on this thread.
+  static const std::vector<Var>& current_inputs() { return active->current_->inputs; }
+
+  void push(VarState& state, const Tensor& grad) {
+    if (state.stands_for) return outer_->push(*state.stands_for, grad);
     if (!state.node) {
       accumulate_leaf(state, grad);
       return;
@@ -140,25 +179,30 @@ class Sweep {
     const Tensor dy = std::move(pending_[&node].grad);
     pending_.erase(&node);
     CHECK(node.backward, node.name, ": backward through a graph that was already released");
-    Need need;
-    for (const Var& input : node.inputs) need.push_back(input.requires_grad());
-    const std::vector<Tensor> grads = node.backward(dy.contiguous(), need);
+    current_ = &node;
+    const std::vector<Tensor> grads = node.backward(dy.contiguous(), node.need);
     CHECK(grads.size() == node.inputs.size(), node.name, ": backward gave ", grads.size(),
           " gradients for ", node.inputs.size(), " inputs");
     const std::vector<Var> inputs = std::move(node.inputs);
     node.inputs.clear();
     node.backward = nullptr;  // frees what the op saved
     for (size_t i = 0; i < inputs.size(); ++i) {
-      if (!need[i] || !grads[i].defined()) continue;
-      check_shape(node.name, "gradient", grads[i], inputs[i].shape());
-      push(inputs[i], grads[i]);
+      if (!node.need[i] || !grads[i].defined()) continue;
+      check_gradient(node.name, grads[i], inputs[i]);
+      push(*inputs[i].state(), grads[i]);
     }
   }
 
+  static thread_local Sweep* active;
+
+  Sweep* outer_;
+  const Node* current_ = nullptr;
   std::priority_queue<std::shared_ptr<Node>, std::vector<std::shared_ptr<Node>>, Later> queue_;
   std::unordered_map<Node*, Pending> pending_;
   std::unordered_set<Node*> queued_;
 };
+
+thread_local Sweep* Sweep::active = nullptr;
 
 }  // namespace
 
@@ -171,10 +215,10 @@ void backward(const Var& y, Tensor dy) {
           " needs an explicit gradient of that shape");
     dy = Tensor::full(y.shape(), 1.0, y.dtype(), y.value().device());
   }
-  check_shape("backward", "gradient", dy, y.shape());
+  check_gradient("backward", dy, y);
   NoGrad guard;
   Sweep sweep;
-  sweep.push(y, dy);
+  sweep.push(*y.state(), dy);
   sweep.run();
 }
 
@@ -216,9 +260,11 @@ Var checkpoint(std::function<Var(std::span<const Var>)> fn, std::vector<Var> inp
   inputs.emplace_back(Tensor::zeros({}), true);
   return record("checkpoint", y, std::move(inputs),
                 [fn = std::move(fn), saved](const Tensor& dy, const Need& need) {
+                  const std::vector<Var>& outside = Sweep::current_inputs();
                   std::vector<Var> again;
                   for (size_t i = 0; i < saved.size(); ++i) {
                     again.push_back(saved[i].defined() ? Var(saved[i], need[i]) : Var());
+                    if (need[i]) again[i].state()->stands_for = outside[i].state();
                   }
                   Var out;
                   {
@@ -226,10 +272,7 @@ Var checkpoint(std::function<Var(std::span<const Var>)> fn, std::vector<Var> inp
                     out = fn(again);
                   }
                   if (out.requires_grad()) backward(out, dy);
-                  std::vector<Tensor> grads;
-                  for (const Var& v : again) grads.push_back(v.defined() ? v.grad() : Tensor());
-                  grads.emplace_back();
-                  return grads;
+                  return std::vector<Tensor>(outside.size());  // all pushed by the inner pass
                 });
 }
 

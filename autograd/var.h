@@ -24,6 +24,8 @@ struct VarState {
   Tensor grad;  // leaves only; accumulates over backward calls
   bool requires_grad = false;
   std::shared_ptr<Node> node;  // null for leaves
+  // Of an input while a checkpoint runs again: the Var outside that its gradients belong to.
+  std::shared_ptr<VarState> stands_for;
 };
 
 class Var {
@@ -57,8 +59,8 @@ class Var {
 // or without an input that requires a gradient nothing is recorded.
 Var record(const char* name, Tensor y, std::vector<Var> inputs, BackwardFn backward);
 
-// Accumulates gradients of sum(y * dy) into every leaf that requires one; dy defaults to 1 for a
-// single element. The graph is released on the way.
+// Accumulates gradients of sum(y * dy) into every leaf that required one when its op ran; dy
+// defaults to 1 for a single element. The graph is released on the way: a second call throws.
 void backward(const Var& y, Tensor dy = {});
 
 bool grad_enabled();
@@ -76,7 +78,8 @@ class NoGrad {
 };
 
 // Runs fn(inputs) without keeping its inner values and runs it again, bit for bit, in the backward.
-// fn must be a pure function of its inputs and of leaves, whose gradients accumulate as usual.
+// fn must be a pure function of its inputs and of leaves, whose gradients accumulate as usual:
+// every gradient has the bits it has without the checkpoint. Other Vars must come in as inputs.
 Var checkpoint(std::function<Var(std::span<const Var>)> fn, std::vector<Var> inputs);
 
 }  // namespace parlo

@@ -105,6 +105,7 @@ Var activation(Activation f, const Var& v) {
 
 Var gate_residual(const Var& residual, const Var& gate, const Var& y) {
   const Shape shape = y.shape();
+  CHECK(shape.rank() >= 2, "gate_residual: expected y [B, ..., C], got ", shape);
   check_shape("gate_residual", "residual", residual.value(), shape);
   check_shape("gate_residual", "gate", gate.value(), {shape[0], shape[-1]});
   const Tensor g = unit_last_stride(gate.value()), rows = as_rows(y.value());

@@ -16,7 +16,7 @@ Var conv2d(const Var& x, const Var& w, const Var& bias, const Conv2dArgs& args) 
   const Tensor in = x.value().contiguous(), weight = w.value().contiguous();
   Tensor y = Tensor::empty({x.dim(0), w.dim(0), h / args.stride + 1, v / args.stride + 1},
                            x.dtype(), in.device());
-  DISPATCH(in.device(), conv2d(in, weight, bias ? bias.value() : Tensor(), y, args));
+  DISPATCH(in.device(), conv2d(in, weight, bias ? bias.value().contiguous() : Tensor(), y, args));
   return record("conv2d", y, {x, w, bias},
                 [=](const Tensor& dy, const Need& need) -> std::vector<Tensor> {
                   Tensor dx, dw, dbias;

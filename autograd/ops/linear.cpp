@@ -64,13 +64,15 @@ Tensor batched_product(const Tensor& a, bool ta, const Tensor& b, bool tb) {
 // What linear's backward reads.
 struct LinearSaved {
   Shape x_shape;
-  Tensor x, w, pre, a, b, down;
+  int64_t rows = 0;
+  Tensor x;  // only when w or a wants a gradient
+  Tensor w, pre, a, b, down;
   Activation activation = Activation::none;
   double scale = 1.0;
 };
 
 std::vector<Tensor> linear_backward(const LinearSaved& s, const Tensor& dy, const Need& need) {
-  const Tensor dout = dy.view({s.x.dim(0), s.w.dim(0)});
+  const Tensor dout = dy.view({s.rows, s.w.dim(0)});
   Tensor dp = dout;
   if (s.activation != Activation::none) {
     dp = Tensor::empty_like(dout);
@@ -133,17 +135,18 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
   check_linear(x, w, bias, extras);
   LinearSaved s;
   s.x_shape = x.shape();
-  s.x = as_rows(x.value());
-  s.w = w.value();
+  const Tensor in = as_rows(x.value());
+  s.rows = in.dim(0);
+  s.w = w.value().contiguous();
   s.activation = extras.activation;
   Shape out_shape = x.shape();
   out_shape[-1] = w.dim(0);
-  Tensor y = Tensor::empty(out_shape, x.dtype(), s.x.device());
-  const Tensor rows = y.view({s.x.dim(0), w.dim(0)});
+  Tensor y = Tensor::empty(out_shape, x.dtype(), in.device());
+  const Tensor rows = y.view({s.rows, w.dim(0)});
 
   LinearArgs args;
   LowRank low;
-  if (bias) args.bias = bias.value();
+  if (bias) args.bias = bias.value().contiguous();
   args.activation = extras.activation;
   const bool keep = grad_enabled();
   if (extras.activation != Activation::none && keep) {
@@ -158,15 +161,16 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
   if (extras.low_rank) {
     a = extras.low_rank->a;
     b = extras.low_rank->b;
-    low = {a.value(), b.value(), extras.low_rank->scale, {}};
-    low.down = Tensor::empty({s.x.dim(0), a.dim(0)}, rows.dtype(), rows.device());
+    low = {a.value().contiguous(), b.value().contiguous(), extras.low_rank->scale, {}};
+    low.down = Tensor::empty({s.rows, a.dim(0)}, rows.dtype(), rows.device());
     args.low_rank = &low;
     s.a = low.a;
     s.b = low.b;
     s.down = low.down;
     s.scale = low.scale;
   }
-  DISPATCH(rows.device(), linear(s.x, s.w, rows, args));
+  DISPATCH(rows.device(), linear(in, s.w, rows, args));
+  if (w.requires_grad() || a.requires_grad()) s.x = in;
   return record("linear", y, {x, w, bias, a, b, extras.residual},
                 [s](const Tensor& dy, const Need& need) { return linear_backward(s, dy, need); });
 }

@@ -56,6 +56,7 @@ Var softmax(const Var& x) {
 
 Var cross_entropy(const Var& logits, const Tensor& targets, int64_t ignore_index) {
   Shape shape = logits.shape();
+  CHECK(shape.rank() >= 1, "cross_entropy: logits must be [..., C], got a scalar");
   shape.erase(shape.rank() - 1);
   check_shape("cross_entropy", "targets", targets, shape);
   CHECK(targets.dtype() == DType::i64, "cross_entropy: targets must be i64, got ",

@@ -7,6 +7,7 @@ namespace parlo {
 
 // [..., C] as contiguous [R, C].
 inline Tensor as_rows(const Tensor& x) {
+  CHECK(x.rank() >= 1, "expected a tensor [..., C], got a scalar");
   const int64_t columns = x.dim(-1);
   int64_t rows = 1;
   for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.dim(i);
@@ -15,6 +16,7 @@ inline Tensor as_rows(const Tensor& x) {
 
 // Itself when the last axis has stride 1 (rows may be strided), else a contiguous copy.
 inline Tensor unit_last_stride(const Tensor& x) {
+  if (x.rank() == 0) return x;
   return x.strides()[-1] == 1 || x.dim(-1) == 1 ? x : x.contiguous();
 }
 
