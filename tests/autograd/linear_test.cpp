@@ -1,0 +1,231 @@
+// matmul and linear: all transposes and broadcasts; every combination of bias, activation,
+// low-rank term and residual.
+#include <cmath>
+
+#include "tests/autograd/gradcheck.h"
+
+namespace parlo {
+namespace {
+
+using namespace test;
+
+// c = op(a) op(b) of one matrix each, leading axes already the same.
+Tensor plain_matmul(const Tensor& a, const Tensor& b, bool ta, bool tb) {
+  const int rank = std::max(a.rank(), b.rank());
+  Shape sa = a.shape(), sb = b.shape();
+  while (sa.rank() < rank) sa.insert(0, 1);
+  while (sb.rank() < rank) sb.insert(0, 1);
+  const int64_t m = sa[ta ? -1 : -2], k = sa[ta ? -2 : -1], n = sb[tb ? -2 : -1];
+  Shape out = sa, batch_a = sa, batch_b = sb;
+  for (int i = 0; i + 2 < rank; ++i) out[i] = sa[i] == 1 ? sb[i] : sa[i];
+  out[-2] = m;
+  out[-1] = n;
+  batch_a[-2] = m, batch_a[-1] = k;
+  batch_b[-2] = k, batch_b[-1] = n;
+  Tensor x = a.view(sa), y = b.view(sb);
+  if (ta) x = x.transpose(rank - 2, rank - 1);
+  if (tb) y = y.transpose(rank - 2, rank - 1);
+  Shape full_a = out, full_b = out;
+  full_a[-1] = k;
+  full_b[-2] = k;
+  const std::vector<double> va = x.expand(full_a).to_vector(), vb = y.expand(full_b).to_vector();
+  std::vector<double> c(static_cast<size_t>(out.numel()), 0.0);
+  for (int64_t i = 0; i < out.numel(); ++i) {
+    const int64_t batch = i / (m * n), row = i / n % m, column = i % n;
+    for (int64_t j = 0; j < k; ++j)
+      c[i] += va[(batch * m + row) * k + j] * vb[(batch * k + j) * n + column];
+  }
+  return Tensor::from(c, out);
+}
+
+Shape matrix(Shape batch, int64_t rows, int64_t columns, bool transposed) {
+  batch.push_back(transposed ? columns : rows);
+  batch.push_back(transposed ? rows : columns);
+  return batch;
+}
+
+void check_matmul(const Shape& batch_a, const Shape& batch_b, int64_t m, int64_t k, int64_t n) {
+  for (int flags = 0; flags < 4; ++flags) {
+    const bool ta = flags & 1, tb = flags & 2;
+    const Tensor a = normal64(matrix(batch_a, m, k, ta), 1);
+    const Tensor b = normal64(matrix(batch_b, k, n, tb), 2);
+    const Op op = [=](std::span<const Var> in) { return matmul(in[0], in[1], ta, tb); };
+    INFO("transposes ", ta, tb);
+    check_close(check_op("matmul", op, {a, b}), plain_matmul(a, b, ta, tb));
+  }
+}
+
+TEST_CASE("matmul with all transposes") {
+  check_matmul({}, {}, 3, 4, 5);
+  check_matmul({}, {}, 1, 1, 1);
+  check_matmul({}, {}, 1, 7, 1);
+  check_matmul({}, {}, 17, 3, 2);
+}
+
+TEST_CASE("matmul broadcasts leading axes") {
+  check_matmul({2}, {2}, 2, 3, 4);
+  check_matmul({3}, {}, 2, 3, 4);
+  check_matmul({}, {3}, 2, 3, 4);
+  check_matmul({2, 1}, {1, 3}, 2, 3, 2);
+  check_matmul({2, 3}, {3}, 3, 2, 1);
+  check_matmul({1}, {2, 3}, 1, 2, 3);
+}
+
+TEST_CASE("matmul of empty operands") {
+  check_matmul({}, {}, 0, 3, 4);
+  check_matmul({}, {}, 3, 0, 4);
+  check_matmul({}, {}, 3, 4, 0);
+  check_matmul({0}, {}, 2, 3, 4);
+  check_matmul({0}, {1}, 2, 3, 4);
+}
+
+TEST_CASE("matmul names shapes that do not fit") {
+  const Var a(normal64({2, 3}, 1)), b(normal64({4, 2}, 2)), c(normal64({3}, 3));
+  CHECK(contains(message_of([&] { matmul(a, b); }), "(2, 3)"));
+  CHECK(contains(message_of([&] { matmul(a, c); }), "two axes"));
+}
+
+double plain_activation(Activation f, double x) {
+  switch (f) {
+    case Activation::none:
+      return x;
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::gelu_erf:
+      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case Activation::quick_gelu:
+      return x / (1 + std::exp(-1.702 * x));
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+  }
+  return 0;
+}
+
+struct LinearCase {
+  bool bias = false, low_rank = false, residual = false;
+  Activation activation = Activation::none;
+  double scale = 1.5;
+};
+
+// Inputs in the order x, w, then bias, a, b, residual where present.
+Op linear_op(const LinearCase& c) {
+  return [c](std::span<const Var> in) {
+    size_t next = 2;
+    const Var bias = c.bias ? in[next++] : Var();
+    LowRankVar low;
+    LinearExtras extras;
+    extras.activation = c.activation;
+    if (c.low_rank) {
+      low = {in[next], in[next + 1], c.scale};
+      next += 2;
+      extras.low_rank = &low;
+    }
+    if (c.residual) extras.residual = in[next++];
+    return linear(in[0], in[1], bias, extras);
+  };
+}
+
+std::vector<Tensor> linear_inputs(const LinearCase& c, Shape x, int64_t n, int64_t r) {
+  const int64_t k = x[-1];
+  std::vector<Tensor> in{normal64(x, 1), normal64({n, k}, 2, 0.5)};
+  if (c.bias) in.push_back(normal64({n}, 3));
+  if (c.low_rank) {
+    in.push_back(normal64({r, k}, 4, 0.5));
+    in.push_back(normal64({n, r}, 5));
+  }
+  x[-1] = n;
+  if (c.residual) in.push_back(normal64(x, 6));
+  return in;
+}
+
+Tensor plain_linear(const LinearCase& c, const std::vector<Tensor>& in) {
+  const Shape xs = in[0].shape();
+  const int64_t k = xs[-1], n = in[1].dim(0);
+  Shape out = xs;
+  out[-1] = n;
+  const int64_t rows = n ? out.numel() / n : 0;
+  Tensor y = plain_matmul(in[0].view({rows, k}), in[1], false, true);
+  std::vector<double> v = y.to_vector();
+  size_t next = 2;
+  if (c.bias) {
+    const std::vector<double> bias = in[next++].to_vector();
+    for (size_t i = 0; i < v.size(); ++i) v[i] += bias[i % n];
+  }
+  if (c.low_rank) {
+    const Tensor down = plain_matmul(in[0].view({rows, k}), in[next], false, true);
+    const std::vector<double> up = plain_matmul(down, in[next + 1], false, true).to_vector();
+    for (size_t i = 0; i < v.size(); ++i) v[i] += c.scale * up[i];
+    next += 2;
+  }
+  for (double& value : v) value = plain_activation(c.activation, value);
+  if (c.residual) {
+    const std::vector<double> residual = in[next].to_vector();
+    for (size_t i = 0; i < v.size(); ++i) v[i] += residual[i];
+  }
+  return Tensor::from(v, out);
+}
+
+void check_linear(const LinearCase& c, const Shape& x, int64_t n, int64_t r) {
+  INFO("bias ", c.bias, " low rank ", c.low_rank, " residual ", c.residual, " activation ",
+       static_cast<int>(c.activation));
+  const std::vector<Tensor> in = linear_inputs(c, x, n, r);
+  check_close(check_op("linear", linear_op(c), in), plain_linear(c, in));
+}
+
+TEST_CASE("linear in every combination") {
+  for (Activation f : {Activation::none, Activation::gelu_tanh, Activation::gelu_erf,
+                       Activation::quick_gelu, Activation::silu})
+    for (int flags = 0; flags < 8; ++flags) {
+      const LinearCase c{(flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, f};
+      check_linear(c, {2, 2, 3}, 5, 2);
+    }
+}
+
+TEST_CASE("linear of odd, single and empty shapes") {
+  const LinearCase plain, all{true, true, true, Activation::silu};
+  for (const LinearCase& c : {plain, all}) {
+    check_linear(c, {4}, 3, 1);
+    check_linear(c, {1, 1}, 1, 1);
+    check_linear(c, {7, 5}, 9, 3);
+    check_linear(c, {0, 4}, 3, 2);
+    check_linear(c, {2, 0, 4}, 3, 2);
+    check_linear(c, {3, 4}, 2, 0);
+  }
+}
+
+TEST_CASE("linear with a frozen bf16 weight") {
+  const Tensor w = random_tensor({9, 16}, 1, DType::bf16, 0.3);
+  const Var low_a(random_tensor({2, 16}, 2), true), low_b(random_tensor({9, 2}, 3), true);
+  const LowRankVar low{low_a, low_b, 0.5};
+  Tensor y[2], dx[2], da[2];
+  for (int wide = 0; wide < 2; ++wide) {
+    Var x(random_tensor({5, 16}, 4), true), a(low_a.value(), true);
+    const LowRankVar term{a, low_b, 0.5};
+    const Var out =
+        linear(x, Var(wide ? w.to(DType::f32) : w), {}, {.residual = {}, .low_rank = &term});
+    backward(out, upstream(out.shape(), DType::f32));
+    y[wide] = out.value();
+    dx[wide] = x.grad();
+    da[wide] = a.grad();
+  }
+  check_close(y[0], y[1], tolerance(DType::bf16));  // x may be rounded to bf16
+  check_close(dx[0], dx[1]);
+  check_close(da[0], da[1]);
+}
+
+TEST_CASE("linear with a bf16 weight that wants a gradient is refused") {
+  const Var x(random_tensor({5, 16}, 4), true), w(random_tensor({9, 16}, 1, DType::bf16), true);
+  CHECK(contains(message_of([&] { backward(sum(linear(x, w, {}))); }), "bf16"));
+}
+
+TEST_CASE("linear names shapes that do not fit") {
+  const Var x(normal64({2, 3}, 1)), w(normal64({4, 5}, 2)), fits(normal64({4, 3}, 3));
+  CHECK(contains(message_of([&] { linear(x, w, {}); }), "linear: x (2, 3) does not fit w (4, 5)"));
+  CHECK(contains(message_of([&] { linear(x, fits, Var(normal64({3}, 4))); }), "bias"));
+  const LowRankVar low{Var(normal64({2, 3}, 1)), Var(normal64({4, 1}, 2)), 1};
+  CHECK(contains(message_of([&] { linear(x, fits, {}, {.residual = {}, .low_rank = &low}); }),
+                 "low-rank b"));
+}
+
+}  // namespace
+}  // namespace parlo
