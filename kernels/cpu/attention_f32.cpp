@@ -50,8 +50,8 @@ void multiply(const GemmIsa& isa, int64_t rows, int64_t n, int64_t k, const floa
   const Panels panels(isa, n);
   for (int64_t p = 0; p < panels.count; ++p) {
     const int64_t j = panels.begin(p);
-    isa.panel({a, a_row, a_col, b.data + j, b.row, panels.width_vecs(p), c + j, c_row, rows, n - j,
-               k, 1.0f, beta});
+    isa.panel({a, a_row, a_col, a_row * isa.tile_rows, b.data + j, b.row, panels.width_vecs(p),
+               c + j, c_row, rows, n - j, k, 1.0f, beta});
   }
 }
 

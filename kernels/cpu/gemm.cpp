@@ -94,16 +94,18 @@ struct Product {
 
   // Rows [row, row + rows) of C in panels [first, last).
   void run(int64_t row, int64_t rows, int64_t first, int64_t last) const {
-    Tensor scratch;
-    if (!packed) scratch = Tensor::empty({block_k * panels.width(0)});
+    const int64_t tile = isa.tile_rows, b_size = packed ? 0 : block_k * panels.width(0);
+    const Tensor scratch =
+        Tensor::empty({b_size + (g.a_col == 1 ? 0 : ceil_div(rows, tile) * tile * block_k)});
+    float* b_memory = scratch.data<float>();
     for (int64_t block = 0; block < blocks; ++block) {
+      GemmPanel left = left_of(block, row, rows, b_memory + b_size);
       for (int64_t p = first; p < last; ++p) {
-        if (!packed) pack(block, p, scratch.data<float>());
+        if (!packed) pack(block, p, b_memory);
         GemmPanel task = panel(row, rows, p);
-        task.a = g.a + row * g.a_row + block_begin(block) * g.a_col;
-        task.a_row = g.a_row, task.a_col = g.a_col;
-        task.b = packed ? packed_panel(block, p) : scratch.data<float>();
-        task.k = block_size(block);
+        task.a = left.a, task.a_row = left.a_row, task.a_col = left.a_col;
+        task.a_tile = left.a_tile, task.k = left.k;
+        task.b = packed ? packed_panel(block, p) : b_memory;
         task.alpha = g.alpha, task.beta = block == 0 ? g.beta : 1;
         isa.panel(task);
         if (epilogue && block + 1 == blocks) finish(row, rows, p);
@@ -111,11 +113,25 @@ struct Product {
     }
   }
 
+  // The fields of A for one block of K, copied into tiles first where A is transposed.
+  GemmPanel left_of(int64_t block, int64_t row, int64_t rows, float* memory) const {
+    const int64_t tile = isa.tile_rows;
+    GemmPanel left{};
+    left.k = block_size(block);
+    left.a = g.a + row * g.a_row + block_begin(block) * g.a_col;
+    left.a_row = g.a_row, left.a_col = 1, left.a_tile = g.a_row * tile;
+    if (g.a_col == 1) return left;
+    isa.pack_a({left.a, g.a_col, left.k, rows, memory});
+    left.a = memory, left.a_row = 1, left.a_col = tile, left.a_tile = left.k * tile;
+    return left;
+  }
+
   void finish(int64_t row, int64_t rows, int64_t p) const {
     const GemmEpilogue& e = *epilogue;
     if (e.rank > 0) {
       GemmPanel task = panel(row, rows, p);
       task.a = e.down + row * e.rank, task.a_row = e.rank, task.a_col = 1;
+      task.a_tile = e.rank * isa.tile_rows;
       task.b = packed_up.data<float>() + e.rank * panels.begin(p);
       task.k = e.rank, task.alpha = e.scale, task.beta = 1;
       isa.panel(task);
@@ -142,45 +158,65 @@ struct Split {
 Split split(const Product& product, bool whole) {
   const Gemm<float>& g = product.g;
   const int64_t count = product.panels.count, tile = product.isa.tile_rows;
-  const int64_t chunk = whole ? kChunkRows : count >= 6 ? g.m : ceil_div(g.m, 2);
+  int64_t chunk = kChunkRows;
+  if (!whole) chunk = g.m < 128 ? g.m : std::max<int64_t>(64, ceil_div(g.m, 4));
   Split s{};
   const int64_t tasks = std::max<int64_t>(1, ceil_div(g.m, std::max(chunk, tile)));
   s.rows = ceil_div(ceil_div(g.m, tasks), tile) * tile;
   s.row_tasks = ceil_div(g.m, s.rows);
-  s.panel_tasks = whole ? std::min(count, ceil_div(8, s.row_tasks)) : count;
+  s.panel_tasks = std::min(count, whole ? ceil_div(8, s.row_tasks) : g.m < 128 ? count : 1);
   s.panels = ceil_div(count, s.panel_tasks);
   s.panel_tasks = ceil_div(count, s.panels);
   return s;
 }
 
-void run_product(Product& product) {
+void run_product(Product& product, Product* down = nullptr) {
   const Gemm<float>& g = product.g;
   if (g.m == 0 || g.n == 0) return;
-  const bool whole = g.k * g.n <= kPackWhole || g.m > 512;
+  const bool whole = g.k * g.n <= kPackWhole || (g.a_col == 1 ? g.m > 128 : g.m > 512);
   if (whole) product.pack_all();
   if (product.epilogue && product.epilogue->rank > 0) product.pack_up();
   const Split s = split(product, whole);
+  // The low-rank product reads the rows of A just before the main one, while they are in the L2.
+  if (down && s.panel_tasks > 1) {
+    run_product(*down);
+    down = nullptr;
+  }
+  if (down) down->pack_all();
   const int64_t tasks = s.row_tasks * s.panel_tasks;
   const bool serial = 2 * g.m * g.n * g.k < kSerialOperations;
   parallel_for(tasks, serial ? tasks : 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i / s.panel_tasks * s.rows, first = i % s.panel_tasks * s.panels;
-      product.run(row, std::min(s.rows, g.m - row), first,
-                  std::min(first + s.panels, product.panels.count));
+      const int64_t rows = std::min(s.rows, g.m - row);
+      if (down) down->run(row, rows, 0, down->panels.count);
+      product.run(row, rows, first, std::min(first + s.panels, product.panels.count));
     }
   });
+}
+
+// With the low-rank product where the epilogue asks for one.
+void run_linear(const Gemm<float>& g, const bf16_t* b, const GemmEpilogue* epilogue) {
+  const GemmIsa& isa = PARLO_ISA_TABLE(gemm);
+  Product product(isa, g, b, epilogue);
+  if (!epilogue || epilogue->rank == 0) return run_product(product);
+  Gemm<float> low = g;
+  low.n = epilogue->rank, low.alpha = 1, low.beta = 0;
+  low.b = epilogue->low_a, low.b_row = 1, low.b_col = g.k;
+  low.c = epilogue->down, low.c_row = epilogue->rank;
+  Product down(isa, low, nullptr, nullptr);
+  if (g.n == 0) return run_product(down);
+  run_product(product, &down);
 }
 
 }  // namespace
 
 void gemm(const Gemm<float>& g, const GemmEpilogue* epilogue) {
-  Product product(PARLO_ISA_TABLE(gemm), g, nullptr, epilogue);
-  run_product(product);
+  run_linear(g, nullptr, epilogue);
 }
 
 void gemm_bf16(const Gemm<float>& g, const bf16_t* b, const GemmEpilogue* epilogue) {
-  Product product(PARLO_ISA_TABLE(gemm), g, b, epilogue);
-  run_product(product);
+  run_linear(g, b, epilogue);
 }
 
 }  // namespace parlo::cpu

@@ -27,8 +27,9 @@ struct Gemm {
 // What linear adds to the product while a block of C is in the cache:
 // c = activation(c + scale * down up' + bias) + residual.
 struct GemmEpilogue {
-  const float* down = nullptr;  // [m, rank]
-  const float* up = nullptr;    // [n, rank]
+  float* down = nullptr;         // [m, rank]; written first: down = A low_a'
+  const float* low_a = nullptr;  // [rank, k]
+  const float* up = nullptr;     // [n, rank]
   int64_t rank = 0;
   float scale = 1;
   const float* bias = nullptr;

@@ -79,6 +79,7 @@ void epilogue(const Tensor& y, const LinearArgs& args) {
 void linear_plain(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
   matmul(x, false, w, true, y);
   if (args.low_rank) {
+    matmul(x, false, args.low_rank->a, true, args.low_rank->down);
     matmul(args.low_rank->down, false, args.low_rank->b, true, y, args.low_rank->scale, 1.0);
   }
   epilogue<double>(y, args);
@@ -93,7 +94,8 @@ void linear_f32(const Tensor& x, const Tensor& w, const Tensor& y, const LinearA
   g.c = y.data<float>(), g.c_row = g.n;
   GemmEpilogue e;
   if (const LowRank* low = args.low_rank) {
-    e.down = low->down.data<float>(), e.up = low->b.data<float>(), e.rank = low->b.dim(1);
+    e.down = low->down.data<float>(), e.low_a = low->a.data<float>();
+    e.up = low->b.data<float>(), e.rank = low->b.dim(1);
     e.scale = static_cast<float>(low->scale);
   }
   if (args.bias) e.bias = args.bias.data<float>();
@@ -119,7 +121,6 @@ void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs&
     low = *args.low_rank;
     low.a = low.a.to(dtype).contiguous(), low.b = low.b.to(dtype).contiguous();
     if (!low.down) low.down = Tensor::empty({x.dim(0), low.a.dim(0)}, dtype);
-    matmul(x, false, low.a, true, low.down);
     ready.low_rank = &low;
   }
   visit_float(dtype, "linear", [&](auto zero) {

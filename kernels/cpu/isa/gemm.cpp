@@ -40,8 +40,8 @@ void gemm_tail(const GemmTail& g) {
 }  // namespace
 
 extern const GemmIsa PARLO_ISA_NAME(gemm);
-const GemmIsa PARLO_ISA_NAME(gemm) = {kRegLanes,  kTileVecs,         kTileRows,
-                                      gemm_panel, pack_panel<float>, pack_panel<uint16_t>,
-                                      gemm_tail};
+const GemmIsa PARLO_ISA_NAME(gemm) = {
+    kRegLanes, kTileVecs, kTileRows, gemm_panel, pack_a, pack_panel<float>, pack_panel<uint16_t>,
+    gemm_tail};
 
 }  // namespace parlo::cpu

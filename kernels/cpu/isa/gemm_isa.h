@@ -8,10 +8,11 @@
 namespace parlo::cpu {
 
 // c[i, j] = alpha * sum over k of a[i, k] b[k, j] + beta * c[i, j] for i < rows, j < cols.
-// One of a_row and a_col is 1. beta == 0 does not read c.
+// One of a_row and a_col is 1; tiles of tile_rows rows of A are a_tile apart. beta == 0 does not
+// read c.
 struct GemmPanel {
   const float* a;
-  int64_t a_row, a_col;
+  int64_t a_row, a_col, a_tile;
   const float* b;
   int64_t b_row;
   int vecs;
@@ -30,6 +31,16 @@ struct GemmPack {
   float* out;
 };
 
+// Tiles of A for a panel call with a_row 1 and a_col tile_rows: tile t holds k rows of the elements
+// a[t * tile_rows + i + k * a_col], i < tile_rows. Reading A' where it lies touches a page or two
+// for every step of K.
+struct GemmPackA {
+  const float* a;
+  int64_t a_col;
+  int64_t k, rows;
+  float* out;  // tiles are k * tile_rows apart
+};
+
 // On a block of rows x cols: y = activation(y + bias) + residual, all with row distance `row`.
 struct GemmTail {
   float* y;
@@ -45,6 +56,7 @@ struct GemmIsa {
   int max_vecs;  // widest panel, in registers
   int tile_rows;
   void (*panel)(const GemmPanel&);
+  void (*pack_a)(const GemmPackA&);
   void (*pack_f32)(const GemmPack&);
   void (*pack_bf16)(const GemmPack&);  // widens
   void (*tail)(const GemmTail&);
