@@ -10,6 +10,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
 #include "kernels/reduce.h"
+#include "tensor/parallel.h"
 
 namespace parlo {
 namespace {
@@ -140,9 +141,10 @@ Tensor orthogonalise(Tensor x, int steps) {
 }  // namespace
 
 void Muon::step(double lr) {
-  for (size_t i = 0; i < params_.size(); ++i) {
+  // Matrices are small and many: one a thread, each serial inside.
+  parallel_for(static_cast<int64_t>(params_.size()), 1, [&](int64_t i, int64_t) {
     const Var& p = params_[i].var;
-    if (!p.grad().defined()) continue;
+    if (!p.grad().defined()) return;
     const Tensor& m = momentum_[i];
     DISPATCH(m.device(), axpby(1.0 - config_.momentum, p.grad(), config_.momentum, m));
     Tensor update = p.grad().clone();  // Nesterov: (1-mu) g + mu m
@@ -151,7 +153,7 @@ void Muon::step(double lr) {
     const double ratio = static_cast<double>(p.dim(0)) / static_cast<double>(p.dim(1));
     const double size = lr * std::sqrt(std::max(1.0, ratio));
     DISPATCH(m.device(), axpby(-size, update, 1.0 - lr * config_.weight_decay, p.value()));
-  }
+  });
 }
 
 NamedTensors Muon::state() const {

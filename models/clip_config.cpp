@@ -82,7 +82,7 @@ ClipConfig clip_tiny() {
   c.text.intermediate_size = 256;
   c.text.num_hidden_layers = 3;
   c.text.num_attention_heads = 4;
-  c.text.max_position_embeddings = 24;
+  c.text.max_position_embeddings = 16;
   c.text.projection_dim = 64;
   c.vision.hidden_size = 96;
   c.vision.intermediate_size = 384;

@@ -63,9 +63,9 @@ Sd3Config sd3_tiny() {
   c.out_channels = 3;
   c.num_layers = 4;
   c.attention_head_dim = 32;
-  c.num_attention_heads = 4;
+  c.num_attention_heads = 3;
   c.joint_attention_dim = 64;
-  c.caption_projection_dim = 128;
+  c.caption_projection_dim = 96;
   c.pooled_projection_dim = 64;
   c.pos_embed_max_size = 12;
   c.dual_attention_layers = {0, 1};

@@ -1,0 +1,47 @@
+// What training and sampling need of a text-conditioned flow model, whatever its architecture.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/layers.h"
+
+namespace parlo {
+
+// Text as the transformer takes it.
+struct Condition {
+  Tensor context;  // [B, T, J]
+  Tensor pooled;   // [B, P]
+  // Rows begin..end of the batch.
+  Condition rows(int64_t begin, int64_t end) const {
+    return {context.slice(0, begin, end), pooled.slice(0, begin, end)};
+  }
+};
+
+class FlowModel {
+ public:
+  virtual ~FlowModel() = default;
+
+  // Of one sample, e.g. (16, 64, 64).
+  virtual Shape latent_shape() const = 0;
+  // Encodes prompts; equal prompts give equal bits in any batch. Cached.
+  virtual Condition encode(std::span<const std::string> prompts) = 0;
+  // Velocity noise - x0 of x [B, latent_shape] at noise level sigma (one for the batch, or one a
+  // sample in the other form), conditional branch only.
+  virtual Var velocity(const Var& x, std::span<const double> sigmas,
+                       const Condition& condition) const = 0;
+  // Latents [B, ...] -> pictures [B, 3, H, W] in [0, 1] (not clipped).
+  virtual Tensor decode(const Tensor& latents) const = 0;
+  virtual std::vector<double> sigmas(int64_t steps) const = 0;
+  virtual Linears linears() = 0;
+  virtual Params& params() = 0;
+};
+
+// Classifier-free guidance: v = vu + g (vc - vu), both branches in one batch [uncond, cond]; g == 1
+// evaluates the conditional branch alone. uncond is needed when g != 1. detach_uncond cuts the
+// gradient of the unconditional branch.
+Var guided_velocity(const FlowModel& model, const Var& x, double sigma, const Condition& condition,
+                    const Condition* uncond, double guidance, bool detach_uncond = false);
+
+}  // namespace parlo

@@ -1,0 +1,89 @@
+#include "models/sd3_pipeline.h"
+
+#include <cstring>
+
+#include "models/flow_schedule.h"
+
+namespace parlo {
+
+Sd3Pipeline::Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer,
+                         std::shared_ptr<ClipTextModel> encoder,
+                         std::shared_ptr<ClipTokenizer> tokenizer, double shift)
+    : transformer_(std::move(transformer)),
+      encoder_(std::move(encoder)),
+      tokenizer_(std::move(tokenizer)),
+      shift_(shift) {}
+
+std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& folder) {
+  CHECK(std::filesystem::is_directory(folder), folder.string(),
+        ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
+  for (const char* absent : {"vae", "text_encoder_2", "text_encoder_3"}) {
+    CHECK(!std::filesystem::exists(folder / absent), folder.string(), ": has ", absent,
+          "/, which this version cannot run yet; it runs pixel-space pipelines with one CLIP "
+          "text encoder");
+  }
+  const JsonConfig scheduler(folder / "scheduler" / "scheduler_config.json");
+  return std::make_unique<Sd3Pipeline>(
+      Sd3Transformer::load(folder / "transformer"),
+      std::shared_ptr<ClipTextModel>(ClipTextModel::load(folder / "text_encoder")),
+      std::make_shared<ClipTokenizer>(ClipTokenizer::load(folder / "tokenizer")),
+      scheduler.number("shift", 1.0));
+}
+
+Shape Sd3Pipeline::latent_shape() const {
+  const Sd3Config& c = transformer_->config();
+  return {c.in_channels, c.sample_size, c.sample_size};
+}
+
+const Sd3Pipeline::Encoded& Sd3Pipeline::encoded(const std::string& prompt) {
+  const auto found = cache_.find(prompt);
+  if (found != cache_.end()) return found->second;
+  const NoGrad guard;
+  const ClipText& tower = encoder_->tower();
+  const Tensor ids = tokenizer_->encode_batch({prompt}, tower.config().max_position_embeddings);
+  const ClipTextOutput out = tower.forward(tower.embed(ids), ids);
+  // SD3 conditioning: the next to last hidden state, without the final norm, and the projected
+  // pooled vector.
+  const Tensor context = out.hidden_states[out.hidden_states.size() - 2].value();
+  const Var& pooled = out.text_embeds ? out.text_embeds : out.pooler_output;
+  return cache_.emplace(prompt, Encoded{context, pooled.value()}).first->second;
+}
+
+Condition Sd3Pipeline::encode(std::span<const std::string> prompts) {
+  CHECK(!prompts.empty(), "Sd3Pipeline::encode: no prompts");
+  const Encoded& first = encoded(prompts[0]);
+  const int64_t batch = static_cast<int64_t>(prompts.size());
+  Condition c{Tensor::empty({batch, first.context.dim(1), first.context.dim(2)}),
+              Tensor::empty({batch, first.pooled.dim(1)})};
+  for (int64_t b = 0; b < batch; ++b) {
+    const Encoded& e = encoded(prompts[static_cast<size_t>(b)]);
+    c.context.slice(0, b, b + 1).copy_from(e.context);
+    c.pooled.slice(0, b, b + 1).copy_from(e.pooled);
+  }
+  return c;
+}
+
+Var Sd3Pipeline::velocity(const Var& x, std::span<const double> sigmas,
+                          const Condition& condition) const {
+  std::vector<float> times;
+  for (double s : sigmas) times.push_back(static_cast<float>(1000.0 * s));
+  const Shape shape{static_cast<int64_t>(times.size())};
+  return transformer_->forward(x, Var(Tensor::from(times, shape)), Var(condition.context),
+                               Var(condition.pooled));
+}
+
+Tensor Sd3Pipeline::decode(const Tensor& latents) const {
+  const NoGrad guard;
+  return affine(Var(latents), 0.5, 0.5).value();
+}
+
+std::vector<double> Sd3Pipeline::sigmas(int64_t steps) const {
+  return shift_ == 1.0 ? linear_sigmas(steps) : shifted_sigmas(steps, shift_);
+}
+
+std::string flow_scheduler_json(double shift) {
+  return concat("{\n  \"_class_name\": \"FlowMatchEulerDiscreteScheduler\",\n",
+                "  \"num_train_timesteps\": 1000,\n  \"shift\": ", shift, "\n}\n");
+}
+
+}  // namespace parlo

@@ -1,0 +1,49 @@
+// An SD3 text-to-image pipeline from a diffusers folder: transformer/, text_encoder/, tokenizer/,
+// scheduler/. Without a vae/ folder the latents are the pixels themselves, in [-1, 1].
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "models/clip.h"
+#include "models/clip_tokenizer.h"
+#include "models/flow_model.h"
+#include "models/sd3_transformer.h"
+
+namespace parlo {
+
+class Sd3Pipeline : public FlowModel {
+ public:
+  Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer, std::shared_ptr<ClipTextModel> encoder,
+              std::shared_ptr<ClipTokenizer> tokenizer, double shift);
+  static std::unique_ptr<Sd3Pipeline> load(const std::filesystem::path& folder);
+
+  Shape latent_shape() const override;
+  Condition encode(std::span<const std::string> prompts) override;
+  Var velocity(const Var& x, std::span<const double> sigmas,
+               const Condition& condition) const override;
+  Tensor decode(const Tensor& latents) const override;
+  std::vector<double> sigmas(int64_t steps) const override;
+  Linears linears() override { return transformer_->linears(); }
+  Params& params() override { return transformer_->params(); }
+  Sd3Transformer& transformer() { return *transformer_; }
+
+ private:
+  struct Encoded {
+    Tensor context, pooled;  // of one prompt
+  };
+  const Encoded& encoded(const std::string& prompt);
+
+  std::unique_ptr<Sd3Transformer> transformer_;
+  std::shared_ptr<ClipTextModel> encoder_;
+  std::shared_ptr<ClipTokenizer> tokenizer_;
+  double shift_;
+  std::map<std::string, Encoded> cache_;
+};
+
+// scheduler_config.json of a flow-matching scheduler with a static shift.
+std::string flow_scheduler_json(double shift);
+
+}  // namespace parlo
