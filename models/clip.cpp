@@ -226,6 +226,20 @@ std::unique_ptr<ClipTextModel> ClipTextModel::load(const std::filesystem::path& 
   return model;
 }
 
+std::unique_ptr<ClipTextModel> ClipTextModel::of(ClipModel& clip) {
+  auto model = std::make_unique<ClipTextModel>(clip.config().text, true);
+  for (const NamedVar& p : model->params_.vars()) {
+    p.var.state()->value = clip.params().at(p.name).value();
+  }
+  return model;
+}
+
+void ClipTextModel::save(const std::filesystem::path& folder) const {
+  make_folders(folder);
+  save_safetensors(folder / "model.safetensors", params_.tensors(), {{"format", "pt"}});
+  write_file(folder / "config.json", tower_.config().text_json());
+}
+
 ClipVisionModel::ClipVisionModel(const ClipTowerConfig& config, bool with_projection)
     : tower_(Scope(params_), config, with_projection) {}
 

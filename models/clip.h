@@ -31,6 +31,8 @@ struct ClipTowerConfig {
   int64_t projection_dim = 0;
 
   static ClipTowerConfig from_json(const JsonConfig& json);
+  // config.json of a text tower alone.
+  std::string text_json() const;
 };
 
 struct ClipBlock {
@@ -146,6 +148,9 @@ class ClipTextModel {
   ClipTextModel(const ClipTowerConfig& config, bool with_projection);
   // with_projection is read from the file: a text_projection.weight or none.
   static std::unique_ptr<ClipTextModel> load(const std::filesystem::path& folder);
+  // The text tower of a whole CLIP; shares its tensors.
+  static std::unique_ptr<ClipTextModel> of(ClipModel& clip);
+  void save(const std::filesystem::path& folder) const;
   const ClipText& tower() const { return tower_; }
   Params& params() { return params_; }
 

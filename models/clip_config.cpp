@@ -24,7 +24,21 @@ nlohmann::ordered_json tower_json(const ClipTowerConfig& c) {
   return j;
 }
 
+void add_text_fields(nlohmann::ordered_json& j, const ClipTowerConfig& c) {
+  j["eos_token_id"] = c.eos_token_id;
+  j["max_position_embeddings"] = c.max_position_embeddings;
+  j["model_type"] = "clip_text_model";
+  j["vocab_size"] = c.vocab_size;
+}
+
 }  // namespace
+
+std::string ClipTowerConfig::text_json() const {
+  nlohmann::ordered_json j = tower_json(*this);
+  j["architectures"] = {"CLIPTextModelWithProjection"};
+  add_text_fields(j, *this);
+  return j.dump(2) + "\n";
+}
 
 ClipTowerConfig ClipTowerConfig::from_json(const JsonConfig& json) {
   ClipTowerConfig c;
@@ -63,10 +77,7 @@ std::string ClipConfig::to_json() const {
   j["model_type"] = "clip";
   j["projection_dim"] = projection_dim;
   j["text_config"] = tower_json(text);
-  j["text_config"]["eos_token_id"] = text.eos_token_id;
-  j["text_config"]["max_position_embeddings"] = text.max_position_embeddings;
-  j["text_config"]["model_type"] = "clip_text_model";
-  j["text_config"]["vocab_size"] = text.vocab_size;
+  add_text_fields(j["text_config"], text);
   j["vision_config"] = tower_json(vision);
   j["vision_config"]["image_size"] = vision.image_size;
   j["vision_config"]["model_type"] = "clip_vision_model";

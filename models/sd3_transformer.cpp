@@ -267,6 +267,18 @@ Linears Sd3Transformer::linears() {
   return out;
 }
 
+void Sd3Transformer::zero_output_layers() {
+  std::vector<Linear*> layers{&norm_out_.linear, &proj_out_};
+  for (Sd3Block& b : blocks_) {
+    layers.push_back(&b.norm1.linear);
+    layers.push_back(&b.norm1_context.linear);
+  }
+  for (Linear* l : layers) {
+    l->weight.value().fill(0);
+    l->bias.value().fill(0);
+  }
+}
+
 std::unique_ptr<Sd3Transformer> Sd3Transformer::load(const std::filesystem::path& folder,
                                                      bool keep_bf16) {
   auto model = std::make_unique<Sd3Transformer>(Sd3Config::from_json(folder / "config.json"));

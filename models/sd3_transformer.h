@@ -87,6 +87,9 @@ class Sd3Transformer {
   Params& params() { return params_; }
   const Params& params() const { return params_; }
   Linears linears();
+  // Zeroes the modulation and output layers, the usual start of a transformer trained from nothing:
+  // every block is the identity and the first prediction is 0.
+  void zero_output_layers();
   // Recompute every block in the backward instead of keeping its inner values.
   bool checkpoint_blocks = false;
 

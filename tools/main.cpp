@@ -1,0 +1,28 @@
+// parlo: one binary, one subcommand a job. Exit code 0 done, 1 failed, 2 bad usage or input.
+#include <cstdio>
+#include <exception>
+
+#include "tensor/error.h"
+#include "tools/commands.h"
+#include "tools/openmp.h"
+
+int main(int argc, char** argv) {
+  parlo::ensure_single_threaded_openmp(argv);
+  CLI::App app{"parlo trains image generators against several preferences at once"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", PARLO_VERSION);
+  parlo::add_pretrain(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    const int code = app.exit(e);
+    return code == 0 ? 0 : 2;
+  } catch (const parlo::UsageError& e) {
+    std::fprintf(stderr, "parlo: %s\n", e.what());
+    return 2;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "parlo: %s\n", e.what());
+    return 1;
+  }
+  return 0;
+}
