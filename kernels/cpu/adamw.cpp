@@ -5,19 +5,12 @@
 #include <cmath>
 
 #include "kernels/cpu/checks.h"
+#include "kernels/cpu/isa/adamw_isa.h"
+#include "kernels/cpu/isa/isa.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 namespace {
-
-template <class T>
-struct AdamWScalars {
-  T beta1, one_minus_beta1, beta2, one_minus_beta2;
-  T rate;        // lr / (1 - beta1^t)
-  T root;        // 1 / sqrt(1 - beta2^t)
-  T eps, decay;  // decay = lr * weight_decay
-  T grad_scale;
-};
 
 template <class T>
 AdamWScalars<T> adamw_scalars(const AdamWStep& s) {
@@ -34,15 +27,25 @@ AdamWScalars<T> adamw_scalars(const AdamWStep& s) {
           cast(s.grad_scale)};
 }
 
-template <class T>
-void adamw_range(const AdamWScalars<T>& a, T* p, const T* grad, T* m, T* v, int64_t begin,
-                 int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    const T g = a.grad_scale * grad[i];
+void update(const AdamWScalars<double>& a, double* p, const double* grad, double* m, double* v,
+            int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const double g = a.grad_scale * grad[i];
     m[i] = a.beta1 * m[i] + a.one_minus_beta1 * g;
     v[i] = a.beta2 * v[i] + a.one_minus_beta2 * (g * g);
     p[i] -= a.decay * p[i] + a.rate * m[i] / (std::sqrt(v[i]) * a.root + a.eps);
   }
+}
+void update(const AdamWScalars<float>& a, float* p, const float* grad, float* m, float* v,
+            int64_t n) {
+  PARLO_ISA_TABLE(adamw).adamw(a, p, grad, m, v, n);
+}
+
+void average_range(double weight, const double* p, double* average, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) average[i] += weight * (p[i] - average[i]);
+}
+void average_range(float weight, const float* p, float* average, int64_t n) {
+  PARLO_ISA_TABLE(adamw).ema(weight, p, average, n);
 }
 
 }  // namespace
@@ -58,8 +61,8 @@ void adamw(const Tensor& param, const Tensor& grad, const Tensor& m, const Tenso
     using T = decltype(type);
     const AdamWScalars<T> scalars = adamw_scalars<T>(step);
     parallel_for(param.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      adamw_range(scalars, param.data<T>(), static_cast<const T*>(grad.data<T>()), m.data<T>(),
-                  v.data<T>(), begin, end);
+      update(scalars, param.data<T>() + begin, grad.data<T>() + begin, m.data<T>() + begin,
+             v.data<T>() + begin, end - begin);
     });
   });
 }
@@ -74,7 +77,7 @@ void ema(const Tensor& average, const Tensor& param, double decay) {
     const T* from = param.data<T>();
     // An average that equals the parameter stays exactly there.
     parallel_for(average.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) to[i] += weight * (from[i] - to[i]);
+      average_range(weight, from + begin, to + begin, end - begin);
     });
   });
 }

@@ -1,4 +1,5 @@
-// Element-wise maps of one tensor: unary functions, activations, scalings, finiteness.
+// Element-wise maps of one tensor: unary functions, activations, scalings, finiteness. The loops
+// here are for f64; f32 goes to the tables of isa/elementwise.cpp.
 #include "kernels/elementwise.h"
 
 #include <atomic>
@@ -6,13 +7,14 @@
 #include <numbers>
 
 #include "kernels/cpu/checks.h"
+#include "kernels/cpu/isa/elementwise_isa.h"
+#include "kernels/cpu/isa/isa.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 namespace {
 
-template <class T>
-T apply(Unary f, T x) {
+double apply(Unary f, double x) {
   switch (f) {
     case Unary::neg:
       return -x;
@@ -23,7 +25,7 @@ T apply(Unary f, T x) {
     case Unary::sqrt:
       return std::sqrt(x);
     case Unary::rsqrt:
-      return T{1} / std::sqrt(x);
+      return 1.0 / std::sqrt(x);
     case Unary::square:
       return x * x;
     case Unary::abs:
@@ -35,16 +37,15 @@ T apply(Unary f, T x) {
     case Unary::tanh:
       return std::tanh(x);
     case Unary::sigmoid:
-      return T{1} / (T{1} + std::exp(-x));
+      return 1.0 / (1.0 + std::exp(-x));
     case Unary::relu:
-      return x < 0 ? T{0} : x;  // NaN stays
+      return x < 0 ? 0.0 : x;  // NaN stays
   }
   return x;
 }
 
 // The gradient at x with y = f(x).
-template <class T>
-T apply_backward(Unary f, T x, T y, T dy) {
+double apply_backward(Unary f, double x, double y, double dy) {
   switch (f) {
     case Unary::neg:
       return -dy;
@@ -53,11 +54,11 @@ T apply_backward(Unary f, T x, T y, T dy) {
     case Unary::log:
       return dy / x;
     case Unary::sqrt:
-      return dy * T{0.5} / y;
+      return dy * 0.5 / y;
     case Unary::rsqrt:
-      return T{-0.5} * y * y * y * dy;
+      return -0.5 * y * y * y * dy;
     case Unary::square:
-      return T{2} * x * dy;
+      return 2.0 * x * dy;
     case Unary::abs:
       return x > 0 ? dy : (x < 0 ? -dy : x * dy);
     case Unary::sin:
@@ -65,71 +66,65 @@ T apply_backward(Unary f, T x, T y, T dy) {
     case Unary::cos:
       return -std::sin(x) * dy;
     case Unary::tanh:
-      return (T{1} - y * y) * dy;
+      return (1.0 - y * y) * dy;
     case Unary::sigmoid:
-      return y * (T{1} - y) * dy;
+      return y * (1.0 - y) * dy;
     case Unary::relu:
-      return x <= 0 ? T{0} : dy;
+      return x <= 0 ? 0.0 : dy;
   }
   return dy;
 }
 
-template <class T>
-T sigmoid(T x) {
-  return T{1} / (T{1} + std::exp(-x));
+double sigmoid(double x) {
+  return 1.0 / (1.0 + std::exp(-x));
 }
 
-template <class T>
-inline constexpr T kGeluScale = T(std::numbers::sqrt2* std::numbers::inv_sqrtpi);  // sqrt(2 / pi)
-template <class T>
-inline constexpr T kGeluCubic = T(0.044715);
-template <class T>
-inline constexpr T kQuick = T(1.702);
+constexpr double kGeluScale = std::numbers::sqrt2 * std::numbers::inv_sqrtpi;  // sqrt(2 / pi)
+constexpr double kGeluCubic = 0.044715;
+constexpr double kQuick = 1.702;
 
-template <class T>
-T apply(Activation f, T x) {
+double apply(Activation f, double x) {
   switch (f) {
     case Activation::none:
       return x;
     case Activation::gelu_tanh:
       // 0.5 (1 + tanh u) = sigmoid(2 u)
-      return x * sigmoid(2 * kGeluScale<T> * (x + kGeluCubic<T> * x * x * x));
+      return x * sigmoid(2 * kGeluScale * (x + kGeluCubic * x * x * x));
     case Activation::gelu_erf:
-      return x * T{0.5} * std::erfc(-x / std::numbers::sqrt2_v<T>);
+      return x * 0.5 * std::erfc(-x / std::numbers::sqrt2);
     case Activation::quick_gelu:
-      return x * sigmoid(kQuick<T> * x);
+      return x * sigmoid(kQuick * x);
     case Activation::silu:
       return x * sigmoid(x);
   }
   return x;
 }
 
-template <class T>
-T derivative(Activation f, T x) {
+double derivative(Activation f, double x) {
   switch (f) {
     case Activation::none:
-      return T{1};
+      return 1.0;
     case Activation::gelu_tanh: {
       // Beyond 20 the derivative is 0 or 1; x^2 would overflow to inf * 0. NaN stays.
-      x = x > 20 ? T{20} : (x < -20 ? T{-20} : x);
-      const T s = sigmoid(2 * kGeluScale<T> * (x + kGeluCubic<T> * x * x * x));
-      const T du = 2 * kGeluScale<T> * (1 + 3 * kGeluCubic<T> * x * x);
+      x = x > 20 ? 20.0 : (x < -20 ? -20.0 : x);
+      const double s = sigmoid(2 * kGeluScale * (x + kGeluCubic * x * x * x));
+      const double du = 2 * kGeluScale * (1 + 3 * kGeluCubic * x * x);
       return s + x * s * (1 - s) * du;
     }
     case Activation::gelu_erf: {
-      const T density = std::exp(T{-0.5} * x * x) * kGeluScale<T> * T{0.5};
-      return T{0.5} * std::erfc(-x / std::numbers::sqrt2_v<T>) + x * density;
+      const double density = std::exp(-0.5 * x * x) * kGeluScale * 0.5;
+      return 0.5 * std::erfc(-x / std::numbers::sqrt2) + x * density;
     }
     case Activation::quick_gelu: {
-      const T s = sigmoid(kQuick<T> * x);
-      return s + kQuick<T> * x * s * (1 - s);
+      const double s = sigmoid(kQuick * x);
+      return s + kQuick * x * s * (1 - s);
     }
     case Activation::silu: {
-      const T s = sigmoid(x);
+      const double s = sigmoid(x);
       return s + x * s * (1 - s);
     }
   }
-  return T{1};
+  return 1.0;
 }
 
 // Calls fn(i) for every element, in parallel chunks.
@@ -140,17 +135,50 @@ void for_elements(int64_t n, Fn&& fn) {
   });
 }
 
+// Calls fn(begin, count) for chunks.
+template <class Fn>
+void for_chunks(int64_t n, Fn&& fn) {
+  parallel_for(n, kGrain, [&](int64_t begin, int64_t end) { fn(begin, end - begin); });
+}
+
+static_assert(static_cast<int>(Unary::relu) == 11 && static_cast<int>(Activation::silu) == 4 &&
+                  static_cast<int>(Binary::max) == 5,
+              "the tables of isa/elementwise.cpp follow the enums");
+
+const ElementwiseIsa& table() {
+  return PARLO_ISA_TABLE(elementwise);
+}
+
+// Calls with_f32 or with_f64 with pointers to the data of every tensor.
+template <class F32, class F64, class... Tensors>
+void by_dtype(std::string_view function, F32&& with_f32, F64&& with_f64, const Tensor& first,
+              const Tensors&... rest) {
+  visit_float(first.dtype(), function, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (std::is_same_v<T, float>) {
+      with_f32(first.data<T>(), rest.template data<T>()...);
+    } else {
+      with_f64(first.data<T>(), rest.template data<T>()...);
+    }
+  });
+}
+
 }  // namespace
 
 void unary(Unary f, const Tensor& x, const Tensor& y) {
   check_operand("unary", "x", x, x.dtype(), x.numel());
   check_output("unary", "y", y, x.dtype(), x.numel());
-  visit_float(x.dtype(), "unary", [&](auto type) {
-    using T = decltype(type);
-    const T* from = x.data<T>();
-    T* to = y.data<T>();
-    for_elements(x.numel(), [&](int64_t i) { to[i] = apply(f, from[i]); });
-  });
+  const int64_t n = x.numel();
+  by_dtype(
+      "unary",
+      [&](const float* from, float* to) {
+        const auto kernel = table().unary[static_cast<int>(f)];
+        for_chunks(n, [&](int64_t i, int64_t count) { kernel(from + i, to + i, count); });
+      },
+      [&](const double* from, double* to) {
+        for_elements(n, [&](int64_t i) { to[i] = apply(f, from[i]); });
+      },
+      x, y);
 }
 
 void unary_backward(Unary f, const Tensor& x, const Tensor& y, const Tensor& dy, const Tensor& dx) {
@@ -158,64 +186,88 @@ void unary_backward(Unary f, const Tensor& x, const Tensor& y, const Tensor& dy,
   check_operand("unary_backward", "y", y, x.dtype(), x.numel());
   check_operand("unary_backward", "dy", dy, x.dtype(), x.numel());
   check_output("unary_backward", "dx", dx, x.dtype(), x.numel());
-  visit_float(x.dtype(), "unary_backward", [&](auto type) {
-    using T = decltype(type);
-    const T *px = x.data<T>(), *py = y.data<T>(), *pdy = dy.data<T>();
-    T* to = dx.data<T>();
-    for_elements(x.numel(), [&](int64_t i) { to[i] = apply_backward(f, px[i], py[i], pdy[i]); });
-  });
+  const int64_t n = x.numel();
+  by_dtype(
+      "unary_backward",
+      [&](const float* px, const float* py, const float* pdy, float* to) {
+        const auto kernel = table().unary_backward[static_cast<int>(f)];
+        for_chunks(
+            n, [&](int64_t i, int64_t count) { kernel(px + i, py + i, pdy + i, to + i, count); });
+      },
+      [&](const double* px, const double* py, const double* pdy, double* to) {
+        for_elements(n, [&](int64_t i) { to[i] = apply_backward(f, px[i], py[i], pdy[i]); });
+      },
+      x, y, dy, dx);
 }
 
 void activation(Activation f, const Tensor& x, const Tensor& y) {
   check_operand("activation", "x", x, x.dtype(), x.numel());
   check_output("activation", "y", y, x.dtype(), x.numel());
-  visit_float(x.dtype(), "activation", [&](auto type) {
-    using T = decltype(type);
-    const T* from = x.data<T>();
-    T* to = y.data<T>();
-    for_elements(x.numel(), [&](int64_t i) { to[i] = apply(f, from[i]); });
-  });
+  const int64_t n = x.numel();
+  by_dtype(
+      "activation",
+      [&](const float* from, float* to) {
+        const auto kernel = table().activation[static_cast<int>(f)];
+        for_chunks(n, [&](int64_t i, int64_t count) { kernel(from + i, to + i, count); });
+      },
+      [&](const double* from, double* to) {
+        for_elements(n, [&](int64_t i) { to[i] = apply(f, from[i]); });
+      },
+      x, y);
 }
 
 void activation_backward(Activation f, const Tensor& x, const Tensor& dy, const Tensor& dx) {
   check_operand("activation_backward", "x", x, x.dtype(), x.numel());
   check_operand("activation_backward", "dy", dy, x.dtype(), x.numel());
   check_output("activation_backward", "dx", dx, x.dtype(), x.numel());
-  visit_float(x.dtype(), "activation_backward", [&](auto type) {
-    using T = decltype(type);
-    const T *from = x.data<T>(), *pdy = dy.data<T>();
-    T* to = dx.data<T>();
-    for_elements(x.numel(), [&](int64_t i) { to[i] = derivative(f, from[i]) * pdy[i]; });
-  });
-}
-
-void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
-  check_operand("axpby", "x", x, x.dtype(), x.numel());
-  check_output("axpby", "y", y, x.dtype(), x.numel());
-  visit_float(x.dtype(), "axpby", [&](auto type) {
-    using T = decltype(type);
-    const T a = static_cast<T>(alpha), b = static_cast<T>(beta);
-    const T* from = x.data<T>();
-    T* to = y.data<T>();
-    // beta 0 does not read y, which may be uninitialised.
-    if (beta == 0) {
-      for_elements(x.numel(), [&](int64_t i) { to[i] = a * from[i]; });
-    } else {
-      for_elements(x.numel(), [&](int64_t i) { to[i] = a * from[i] + b * to[i]; });
-    }
-  });
+  const int64_t n = x.numel();
+  by_dtype(
+      "activation_backward",
+      [&](const float* px, const float* pdy, float* to) {
+        const auto kernel = table().activation_backward[static_cast<int>(f)];
+        for_chunks(n, [&](int64_t i, int64_t count) { kernel(px + i, pdy + i, to + i, count); });
+      },
+      [&](const double* px, const double* pdy, double* to) {
+        for_elements(n, [&](int64_t i) { to[i] = derivative(f, px[i]) * pdy[i]; });
+      },
+      x, dy, dx);
 }
 
 void scale_shift(double alpha, double c, const Tensor& x, const Tensor& y) {
   check_operand("scale_shift", "x", x, x.dtype(), x.numel());
   check_output("scale_shift", "y", y, x.dtype(), x.numel());
-  visit_float(x.dtype(), "scale_shift", [&](auto type) {
-    using T = decltype(type);
-    const T a = static_cast<T>(alpha), b = static_cast<T>(c);
-    const T* from = x.data<T>();
-    T* to = y.data<T>();
-    for_elements(x.numel(), [&](int64_t i) { to[i] = a * from[i] + b; });
-  });
+  const int64_t n = x.numel();
+  by_dtype(
+      "scale_shift",
+      [&](const float* from, float* to) {
+        const float a = static_cast<float>(alpha), b = static_cast<float>(c);
+        for_chunks(n, [&](int64_t i, int64_t count) {
+          table().scale_shift(a, b, from + i, to + i, count);
+        });
+      },
+      [&](const double* from, double* to) {
+        for_elements(n, [&](int64_t i) { to[i] = alpha * from[i] + c; });
+      },
+      x, y);
+}
+
+void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
+  check_operand("axpby", "x", x, x.dtype(), x.numel());
+  check_output("axpby", "y", y, x.dtype(), x.numel());
+  // beta 0 does not read y, which may be uninitialised.
+  if (beta == 0) return scale_shift(alpha, 0, x, y);
+  const int64_t n = x.numel();
+  by_dtype(
+      "axpby",
+      [&](const float* from, float* to) {
+        const float a = static_cast<float>(alpha), b = static_cast<float>(beta);
+        for_chunks(n,
+                   [&](int64_t i, int64_t count) { table().axpby(a, from + i, b, to + i, count); });
+      },
+      [&](const double* from, double* to) {
+        for_elements(n, [&](int64_t i) { to[i] = alpha * from[i] + beta * to[i]; });
+      },
+      x, y);
 }
 
 bool all_finite(const Tensor& x) {

@@ -1,6 +1,8 @@
 // out = a (op) b over strided views: neighbouring axes are merged, then rows of the last axis run
 // with unit, zero (broadcast) or any other steps.
 #include "kernels/cpu/checks.h"
+#include "kernels/cpu/isa/elementwise_isa.h"
+#include "kernels/cpu/isa/isa.h"
 #include "kernels/elementwise.h"
 #include "tensor/parallel.h"
 
@@ -53,6 +55,10 @@ Walk simplify(const Shape& shape, const Shape& a, const Shape& b) {
 template <class T>
 void binary_row(Binary f, const T* a, int64_t a_step, const T* b, int64_t b_step, T* out,
                 int64_t n) {
+  if constexpr (std::is_same_v<T, float>) {
+    if ((a_step | b_step | 1) == 1)
+      return PARLO_ISA_TABLE(elementwise).binary[static_cast<int>(f)](a, a_step, b, b_step, out, n);
+  }
   for (int64_t i = 0; i < n; ++i) out[i] = apply(f, a[i * a_step], b[i * b_step]);
 }
 

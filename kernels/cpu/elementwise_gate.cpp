@@ -1,6 +1,8 @@
 // out = residual + gate * y with one gate row per group of rows (adaLN-Zero), and its gradients.
 // dgate is summed over blocks of a group's rows, which depend on the group's shape alone.
 #include "kernels/cpu/checks.h"
+#include "kernels/cpu/isa/elementwise_isa.h"
+#include "kernels/cpu/isa/isa.h"
 #include "kernels/elementwise.h"
 #include "tensor/parallel.h"
 
@@ -25,11 +27,15 @@ GateShape check_gate(std::string_view function, const Tensor& gate, const Tensor
 
 template <class T>
 void gate_row(const T* residual, const T* gate, const T* y, T* out, int64_t n) {
+  if constexpr (std::is_same_v<T, float>)
+    return PARLO_ISA_TABLE(elementwise).gate(residual, gate, y, out, n);
   for (int64_t c = 0; c < n; ++c) out[c] = residual[c] + gate[c] * y[c];
 }
 
 template <class T>
 void gate_backward_row(const T* gate, const T* y, const T* dout, T* dgate, T* dy, int64_t n) {
+  if constexpr (std::is_same_v<T, float>)
+    return PARLO_ISA_TABLE(elementwise).gate_backward(gate, y, dout, dgate, dy, n);
   if (dgate)
     for (int64_t c = 0; c < n; ++c) dgate[c] += y[c] * dout[c];
   if (dy)

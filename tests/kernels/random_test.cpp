@@ -1,5 +1,7 @@
 #include "kernels/random.h"
 
+#include "kernels/cpu/isa/isa.h"
+#include "kernels/cpu/isa/random_isa.h"
 #include "tests/kernels/kernel_support.h"
 
 using namespace parlo;
@@ -56,7 +58,6 @@ TEST_CASE("uniform lies inside (0, 1) and is flat") {
   CHECK(uniform_from_bits(0xffffffffu) < 1);
   const Tensor u = uniform(1, 200000);
   CHECK(kolmogorov_smirnov(u, [](double x) { return x; }) < 1.95);
-  CHECK(cpu::random_uniform != nullptr);
 }
 
 TEST_CASE("normal has the right moments and distribution") {
@@ -98,4 +99,18 @@ TEST_CASE("a prefix is a prefix, threads do not matter, f64 holds the f32 values
   CHECK(
       contains(message_of([] { cpu::random_normal(RandomKey(1), Tensor::empty({4}, DType::i64)); }),
                "f32 or f64"));
+}
+
+TEST_CASE("every instruction set draws the same bits") {
+  if (cpu::isa() != cpu::Isa::avx512) return;  // nothing to compare with
+  const int64_t n = 100001;
+  const Tensor a = Tensor::empty({n}), b = Tensor::empty({n});
+  cpu::random_avx2.normal(77, 8, a.data<float>(), n);
+  cpu::random_avx512.normal(77, 8, b.data<float>(), n);
+  CHECK(same_bits(a, b));
+  cpu::random_avx2.uniform(77, uint64_t{1} << 35, a.data<float>(), n);
+  cpu::random_avx512.uniform(77, uint64_t{1} << 35, b.data<float>(), n);
+  CHECK(same_bits(a, b));
+  const PhiloxBlock block = RandomKey(77).block((uint64_t{1} << 33) + 5);
+  CHECK(a.data<float>()[22] == uniform_from_bits(block[2]));
 }

@@ -1,4 +1,5 @@
-// Arguments of the row-wise norms: plain pointers, null where an operand is absent.
+// Layer and RMS norm over a block of rows that share their gain and offset (weight, bias and
+// modulation folded together). Plain pointers to the block's first row, null where absent.
 #pragma once
 
 #include <cstdint>
@@ -6,31 +7,29 @@
 namespace parlo::cpu {
 
 template <class T>
-struct NormRows {
+struct NormBlock {
   const T* x = nullptr;
-  const T* weight = nullptr;
-  const T* bias = nullptr;
-  const T* scale = nullptr;  // row r uses scale + (r / rows_per_group) * scale_stride
-  const T* shift = nullptr;
-  int64_t scale_stride = 0;
-  int64_t shift_stride = 0;
-  int64_t rows_per_group = 1;
+  const T* gain = nullptr;    // null: 1
+  const T* offset = nullptr;  // null: 0
+  int64_t rows = 0;
   int64_t columns = 0;
   double eps = 0;
-  T* y = nullptr;     // forward only
-  T* mean = nullptr;  // written by the forward, read by the backward
+  T* y = nullptr;     // forward
+  T* mean = nullptr;  // written by the forward, read by the backward; unused by RMS norm
   T* rstd = nullptr;
-  const T* dy = nullptr;  // backward only
+  const T* dy = nullptr;  // backward
   T* dx = nullptr;
+  // Column sums over the block's rows, added to: of dy xhat and of dy.
+  T* dy_xhat = nullptr;
+  T* dy_sum = nullptr;
 };
 
-// Column sums of a block of rows are added to these [columns], null where not wanted.
-template <class T>
-struct NormSums {
-  T* dweight = nullptr;
-  T* dbias = nullptr;
-  T* dscale = nullptr;
-  T* dshift = nullptr;
+struct NormIsa {
+  void (*layer_norm)(const NormBlock<float>&);
+  void (*layer_norm_backward)(const NormBlock<float>&);
+  void (*rms_norm)(const NormBlock<float>&);
+  void (*rms_norm_backward)(const NormBlock<float>&);
 };
+extern const NormIsa norm_avx2, norm_avx512;
 
 }  // namespace parlo::cpu

@@ -29,11 +29,11 @@ inline Reg reg_if_less(Reg a, Reg b, Reg yes, Reg no) {
 inline Reg reg_scale(Reg x, Reg n) {
   return _mm512_scalef_ps(x, n);
 }
-// 1 / x for normal x with normal 1 / x: one Newton step takes 2^-14 to 2^-24; a division takes
-// three times as long.
+// 1 / x: one Newton step takes 2^-14 to 2^-24; a division takes three times as long. The step is
+// skipped where it would turn the 0 or infinity of the estimate into NaN.
 inline Reg reg_reciprocal(Reg x) {
-  const Reg r = _mm512_rcp14_ps(x);
-  return reg_fma(r, reg_fma(-x, r, reg_set(1)), r);
+  const Reg r = _mm512_rcp14_ps(x), rest = _mm512_fnmadd_ps(x, r, reg_set(1));
+  return _mm512_mask_fmadd_ps(r, _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q), rest, r);
 }
 #else
 inline Reg reg_min(Reg a, Reg b) {
@@ -124,9 +124,8 @@ inline Reg reg_log(Reg x) {
   return reg_if_less(x, reg_zero(), reg_set(__builtin_nanf("")), y);
 }
 
-// Below -86 the result stays near 4e-38: its reciprocal must be a normal number.
 inline Reg reg_sigmoid(Reg x) {
-  return reg_reciprocal(reg_exp(-reg_max(reg_set(-86.0f), x)) + reg_set(1));
+  return reg_reciprocal(reg_exp(-x) + reg_set(1));
 }
 
 // x + x^3 P(x^2) below 0.625, 1 - 2 / (1 + exp(2 |x|)) above, where nothing cancels.

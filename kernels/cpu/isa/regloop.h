@@ -1,0 +1,126 @@
+// Loops over rows of floats one register at a time, and sums across lanes in a fixed tree.
+// A loop body is written once for whole registers and for the rest of a row; both do the same
+// operations lane by lane, so an element's bits do not depend on where it stands. Multiply-adds
+// are explicit (reg_fma) for the same reason.
+#pragma once
+
+#include "kernels/cpu/isa/reg.h"
+
+namespace parlo::cpu {
+namespace {
+
+#ifdef PARLO_AVX512
+inline Reg reg_sqrt(Reg x) {
+  return _mm512_sqrt_ps(x);
+}
+inline Reg reg_if_nan(Reg x, Reg yes, Reg no) {
+  return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), yes);
+}
+inline Reg reg_zero_rest(Reg x, int64_t n) {
+  return _mm512_maskz_mov_ps(reg_mask(n), x);
+}
+inline Reg reg_load_or(const float* p, int64_t n, Reg rest) {
+  return _mm512_mask_loadu_ps(rest, reg_mask(n), p);
+}
+inline float reg_sum(Reg x) {
+  return _mm512_reduce_add_ps(x);
+}
+inline float reg_greatest(Reg x) {
+  return _mm512_reduce_max_ps(x);
+}
+#else
+inline Reg reg_sqrt(Reg x) {
+  return _mm256_sqrt_ps(x);
+}
+inline Reg reg_if_nan(Reg x, Reg yes, Reg no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+inline Reg reg_zero_rest(Reg x, int64_t n) {
+  return _mm256_and_ps(x, _mm256_castsi256_ps(reg_mask(n)));
+}
+inline Reg reg_load_or(const float* p, int64_t n, Reg rest) {
+  return _mm256_blendv_ps(rest, reg_load_part(p, n), _mm256_castsi256_ps(reg_mask(n)));
+}
+inline float reg_sum(Reg x) {
+  __m128 v = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
+}
+inline float reg_greatest(Reg x) {
+  __m128 v = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
+}
+#endif
+
+// A whole register of a row, and the last part of one.
+struct WholeReg {
+  Reg load(const float* p) const { return reg_load(p); }
+  Reg load_or(const float* p, Reg) const { return reg_load(p); }
+  Reg zero_rest(Reg x) const { return x; }
+  void store(float* p, Reg x) const { reg_store(p, x); }
+};
+struct PartReg {
+  int64_t n;
+  Reg load(const float* p) const { return reg_load_part(p, n); }
+  Reg load_or(const float* p, Reg rest) const { return reg_load_or(p, n, rest); }
+  Reg zero_rest(Reg x) const { return reg_zero_rest(x, n); }
+  void store(float* p, Reg x) const { reg_store_part(p, x, n); }
+};
+
+// body(i, part) for i = 0, kRegLanes, ... below n.
+template <class Body>
+inline void for_regs(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + kRegLanes <= n; i += kRegLanes) body(i, WholeReg{});
+  if (i < n) body(i, PartReg{n - i});
+}
+
+// Sum over a row: sum = term(sum, i, part), in four registers that hide the latency of adding.
+template <class Term>
+inline float sum_row(int64_t n, Term term) {
+  constexpr int64_t L = kRegLanes;
+  Reg a = reg_zero(), b = a, c = a, d = a;
+  int64_t i = 0;
+  for (; i + 4 * L <= n; i += 4 * L) {
+    a = term(a, i, WholeReg{});
+    b = term(b, i + L, WholeReg{});
+    c = term(c, i + 2 * L, WholeReg{});
+    d = term(d, i + 3 * L, WholeReg{});
+  }
+  for (; i + L <= n; i += L) a = term(a, i, WholeReg{});
+  if (i < n) b = term(b, i, PartReg{n - i});
+  return reg_sum((a + b) + (c + d));
+}
+
+// A sum of squares in f64 lanes.
+struct SquareSum {
+#ifdef PARLO_AVX512
+  __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+  void add(Reg x) {
+    const __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
+    const __m512d b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+    low = _mm512_fmadd_pd(a, a, low);
+    high = _mm512_fmadd_pd(b, b, high);
+  }
+  double total() const {
+    return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+  }
+#else
+  __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+  void add(Reg x) {
+    const __m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(x));
+    const __m256d b = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+    low = _mm256_fmadd_pd(a, a, low);
+    high = _mm256_fmadd_pd(b, b, high);
+  }
+  double total() const {
+    const __m256d sum = _mm256_add_pd(low, high);
+    const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(sum), _mm256_extractf128_pd(sum, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
+  }
+#endif
+};
+
+}  // namespace
+}  // namespace parlo::cpu
