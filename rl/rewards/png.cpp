@@ -2,12 +2,12 @@
 #include "rl/rewards/png.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
+#include <string>
 
 #include <png.h>
 
 #include "tensor/error.h"
+#include "tensor/file.h"
 
 namespace parlo {
 
@@ -47,11 +47,9 @@ Image decode_png(std::span<const uint8_t> bytes) {
 }
 
 Image read_png(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw UsageError(concat(path.string(), ": cannot be opened"));
-  const std::vector<uint8_t> bytes((std::istreambuf_iterator<char>(in)), {});
+  const std::string file = read_file(path);
   try {
-    return decode_png(bytes);
+    return decode_png({reinterpret_cast<const uint8_t*>(file.data()), file.size()});
   } catch (const Error& error) {
     throw UsageError(concat(path.string(), ": ", error.what()));
   }
@@ -59,17 +57,7 @@ Image read_png(const std::filesystem::path& path) {
 
 void write_png(const std::filesystem::path& path, const Image& image) {
   const std::vector<uint8_t> bytes = encode_png(image);
-  const std::filesystem::path temporary = path.string() + ".tmp";
-  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-  out.write(reinterpret_cast<const char*>(bytes.data()),
-            static_cast<std::streamsize>(bytes.size()));
-  out.close();
-  if (!out) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw Error(concat(path.string(), ": cannot be written; is the folder there and writable?"));
-  }
-  std::filesystem::rename(temporary, path);
+  write_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 Image make_grid(std::span<const Image> images, int columns, int scale) {

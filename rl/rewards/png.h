@@ -15,7 +15,7 @@ Image decode_png(std::span<const uint8_t> bytes);
 
 // Alpha is dropped over white, grey becomes RGB. Errors name the file.
 Image read_png(const std::filesystem::path& path);
-// Written to a temporary name and renamed.
+// Complete or not there at all (tensor/file.h).
 void write_png(const std::filesystem::path& path, const Image& image);
 
 // Images of one size in rows of `columns`, each pixel drawn scale x scale, 2 white pixels between.

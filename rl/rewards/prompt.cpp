@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tensor/error.h"
+#include "tensor/file.h"
 
 namespace parlo {
 namespace {
@@ -88,16 +89,9 @@ std::vector<Prompt> read_prompts(const std::filesystem::path& path) {
 }
 
 void write_prompts(const std::filesystem::path& path, std::span<const Prompt> prompts) {
-  const std::filesystem::path temporary = path.string() + ".tmp";
-  std::ofstream out(temporary, std::ios::trunc);
-  for (const Prompt& prompt : prompts) out << to_json_line(prompt) << '\n';
-  out.close();
-  if (!out) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw Error(concat(path.string(), ": cannot be written; is the folder there and writable?"));
-  }
-  std::filesystem::rename(temporary, path);
+  std::string lines;
+  for (const Prompt& prompt : prompts) lines += to_json_line(prompt) + '\n';
+  write_file(path, lines);
 }
 
 }  // namespace parlo

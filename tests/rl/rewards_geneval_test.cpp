@@ -41,6 +41,21 @@ void draw(Image& image, int shape, float x, float y, float side, std::array<int,
     }
 }
 
+// 3x3 binomial blur, twice: sigma 1.
+Image blurred(const Image& in) {
+  constexpr std::array<int, 3> kWeight = {1, 2, 1};
+  Image out = in;
+  for (int y = 1; y + 1 < in.height; ++y)
+    for (int x = 1; x + 1 < in.width; ++x)
+      for (int c = 0; c < 3; ++c) {
+        int sum = 0;
+        for (int k = 0; k < 9; ++k)
+          sum += kWeight[k / 3] * kWeight[k % 3] * in.at(x + k % 3 - 1, y + k / 3 - 1)[c];
+        out.at(x, y)[c] = static_cast<uint8_t>(sum / 16);
+      }
+  return out;
+}
+
 Image pale() {
   Image image(32, 32);
   std::fill(image.rgb.begin(), image.rgb.end(), uint8_t{235});
@@ -125,6 +140,20 @@ TEST_CASE("the detector names shape, colour and box") {
         CHECK((found[0].x0 + found[0].x1) / 2 == doctest::Approx(13.3).epsilon(0.05));
         CHECK((found[0].y0 + found[0].y1) / 2 == doctest::Approx(17.6).epsilon(0.05));
       }
+}
+
+TEST_CASE("blurred shapes keep their names, specks have none") {
+  for (int shape = 0; shape < 4; ++shape) {
+    CAPTURE(shape);
+    Image image = pale();
+    draw(image, shape, 15.7f, 16.4f, 10, {30, 50, 190});
+    const std::vector<Detection> found = detect_shapes(blurred(blurred(image)));
+    REQUIRE(found.size() == 1);
+    CHECK(found[0].shape == shape);
+  }
+  Image patch = pale();  // one 4x4 patch of a patch-wise model
+  draw(patch, kSquare, 10, 10, 4, {180, 30, 30});
+  CHECK(detect_shapes(patch).empty());
 }
 
 TEST_CASE("holes of the detector") {

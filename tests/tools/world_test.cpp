@@ -157,6 +157,25 @@ TEST_CASE("the judges read true pictures and refuse wrong captions") {
   }
 }
 
+#if PARLO_HAVE_TESSERACT
+TEST_CASE("a reading depends on its picture alone") {
+  const std::vector<Prompt> prompts = balanced_prompts("ocr", Split::train, 30);
+  std::vector<Image> images;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    images.push_back(render(prompts[i], i));
+    // Half readable: every third pixel is lost.
+    for (size_t k = i % 3; k < images[i].rgb.size(); k += 3) images[i].rgb[k] = 128;
+  }
+  const Reward ocr = make_reward("ocr");
+  set_num_threads(2);
+  const std::vector<double> scores = ocr.score(images, prompts);
+  set_num_threads(1);
+  for (size_t i = prompts.size(); i-- > 0;)
+    CHECK(ocr.score(std::span(images).subspan(i, 1), std::span(prompts).subspan(i, 1))[0] ==
+          scores[i]);
+}
+#endif
+
 TEST_CASE("known holes: ocr cannot see a wrong colour, colour rewards cannot see the prompt") {
   const std::vector<Prompt> red = world_prompts("number", Split::held_out);
   std::vector<Prompt> wanted, drawn;
