@@ -26,15 +26,17 @@ struct Heads {
 struct AttentionShape {
   int64_t batch = 0, tq = 0, tk = 0, heads = 0, kv_heads = 0, d = 0;
   const int64_t* key_lengths = nullptr;
+  const uint8_t* key_mask = nullptr;  // [batch, tk]
   bool causal = false;
 
-  // Keys [0, keys(b, i)) are seen by query i.
+  // Keys [0, keys(b, i)) are seen by query i, but for those that are hidden.
   int64_t keys(int64_t b, int64_t i) const {
     int64_t n = tk;
     if (key_lengths) n = std::clamp<int64_t>(key_lengths[b], 0, n);
     if (causal) n = std::clamp<int64_t>(i + tk - tq + 1, 0, n);
     return n;
   }
+  bool hidden(int64_t b, int64_t j) const { return key_mask && !key_mask[b * tk + j]; }
 };
 
 template <class T>
@@ -53,7 +55,7 @@ struct AttentionBackwardArgs {
   const T* lse;
 };
 
-// f32 by register tiles, all heads in parallel.
+// f32 by register tiles, all heads in parallel. They do not read key_mask.
 void attention_f32(const AttentionForwardArgs<float>& args);
 void attention_backward_f32(const AttentionBackwardArgs<float>& args);
 

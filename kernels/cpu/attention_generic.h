@@ -33,19 +33,23 @@ struct AttentionForward : AttentionForwardArgs<T> {
       T* o = out.row(b, i, h);
       std::fill_n(o, s.d, T(0));
       T top = -std::numeric_limits<T>::infinity(), sum = 0;
+      int64_t seen = 0;
       for (int64_t j = 0; j < n; ++j) {
+        if (s.hidden(b, j)) continue;
+        ++seen;
         p[j] = scale * dot(q.row(b, i, h), k.row(b, j, g), s.d);
         top = p[j] > top || p[j] != p[j] ? p[j] : top;
       }
       for (int64_t j = 0; j < n; ++j) {
+        if (s.hidden(b, j)) continue;
         const T e = std::exp(p[j] - top);
         sum += e;
         const T* value = v.row(b, j, g);
         for (int64_t c = 0; c < s.d; ++c) o[c] += e * value[c];
       }
-      for (int64_t c = 0; c < s.d && n > 0; ++c) o[c] /= sum;
+      for (int64_t c = 0; c < s.d && seen > 0; ++c) o[c] /= sum;
       lse[(b * s.heads + h) * s.tq + i] =
-          n > 0 ? top + std::log(sum) : -std::numeric_limits<T>::infinity();
+          seen > 0 ? top + std::log(sum) : -std::numeric_limits<T>::infinity();
     }
   }
 };
@@ -75,6 +79,7 @@ struct AttentionBackward : AttentionBackwardArgs<T> {
     std::fill_n(dqi, s.d, T(0));
     const int64_t n = s.keys(b, i);
     for (int64_t j = 0; j < n; ++j) {
+      if (s.hidden(b, j)) continue;
       const T *kj = k.row(b, j, g), *vj = v.row(b, j, g);
       T *dkj = dk.row(b, j, g), *dvj = dv.row(b, j, g);
       const T p = std::exp(scale * dot(qi, kj, s.d) - lse[(b * s.heads + h) * s.tq + i]);

@@ -12,6 +12,7 @@ struct AttentionCase {
   int64_t B, Tq, Tk, H, Hkv, D;
   bool causal = false;
   std::vector<int64_t> key_lengths = {};
+  std::vector<uint8_t> key_mask = {};
 };
 
 AttentionArgs args_of(const AttentionCase& c) {
@@ -19,6 +20,7 @@ AttentionArgs args_of(const AttentionCase& c) {
   args.scale = 1 / std::sqrt(static_cast<double>(c.D));
   args.causal = c.causal;
   if (!c.key_lengths.empty()) args.key_lengths = Tensor::from(c.key_lengths, {c.B});
+  if (!c.key_mask.empty()) args.key_mask = Tensor::from(c.key_mask, {c.B, c.Tk});
   return args;
 }
 
@@ -36,7 +38,8 @@ Tensor plain_attention(const AttentionCase& c, const Tensor& q, const Tensor& k,
         double total = 0;
         for (int64_t j = 0; j < c.Tk; ++j) {
           const bool masked = (c.causal && j > i + c.Tk - c.Tq) ||
-                              (!c.key_lengths.empty() && j >= c.key_lengths[b]);
+                              (!c.key_lengths.empty() && j >= c.key_lengths[b]) ||
+                              (!c.key_mask.empty() && !c.key_mask[b * c.Tk + j]);
           double score = 0;
           for (int64_t d = 0; d < c.D; ++d)
             score += qs[from + d] * ks[at(b, j, group, c.Tk, c.Hkv) + d];
@@ -83,6 +86,30 @@ TEST_CASE("attention with key lengths") {
   check_attention({3, 4, 5, 2, 2, 3, false, {5, 2, 1}});
   check_attention({2, 4, 5, 2, 1, 3, false, {0, 9}});  // none, and more than there are
   check_attention({3, 5, 5, 2, 2, 3, true, {5, 2, 0}});
+}
+
+TEST_CASE("attention with a key mask: padding, holes, nothing at all") {
+  check_attention({2, 3, 4, 2, 2, 3, false, {}, {1, 1, 0, 0, 1, 1, 1, 1}});
+  check_attention({2, 3, 4, 2, 1, 3, false, {}, {1, 0, 1, 0, 0, 0, 0, 1}});
+  check_attention({3, 4, 4, 2, 2, 3, true, {}, {0, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0}});
+  check_attention({2, 3, 4, 1, 1, 3, true, {3, 1}, {1, 0, 1, 1, 1, 1, 0, 0}});
+  check_attention({2, 3, 4, 1, 1, 3, true, {2, 0}, {1, 1, 1, 0, 1, 1, 0, 0}});
+}
+
+TEST_CASE("a sample's masked attention has the same bits alone and in a batch") {
+  const Tensor q = random_tensor({3, 5, 2, 8}, 1), k = random_tensor({3, 6, 2, 8}, 2);
+  AttentionArgs args;
+  args.causal = true;
+  args.key_mask =
+      Tensor::from<uint8_t>({1, 1, 0, 1, 0, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1}, {3, 6});
+  const Tensor together = attention(Var(q), Var(k), Var(k), args).value();
+  for (int64_t b = 0; b < 3; ++b) {
+    const auto part = [b](const Tensor& t) { return t.slice(0, b, b + 1); };
+    AttentionArgs one = args;
+    one.key_mask = part(args.key_mask);
+    const Var keys(part(k));
+    CHECK(same_bits(attention(Var(part(q)), keys, keys, one).value(), part(together)));
+  }
 }
 
 TEST_CASE("attention beyond one tile") {
