@@ -101,7 +101,11 @@ int64_t Params::count() const {
 }
 
 void Params::set_requires_grad(bool on) {
-  for (Entry& e : entries_) e.var.set_requires_grad(on);
+  for (Entry& e : entries_) {
+    // What is trained must not lie in a mapped file.
+    if (on && e.var.value().read_only()) e.var.set_value(e.var.value().clone());
+    e.var.set_requires_grad(on);
+  }
 }
 
 }  // namespace parlo
