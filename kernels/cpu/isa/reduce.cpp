@@ -17,7 +17,7 @@ float row_max(const float* x, int64_t n) {
   }
   for_regs(n - i,
            [&](int64_t k, auto part) { top = reg_max(top, part.load_or(x + i + k, first)); });
-  return reg_greatest(reg_max(top, other));
+  return reg_max_lane(reg_max(top, other));
 }
 
 void softmax(const float* x, int64_t rows, int64_t n, float* y) {

@@ -1,4 +1,4 @@
-// Loops over rows of floats one register at a time, and sums across lanes in a fixed tree.
+// Loops over rows of floats one register at a time.
 // A loop body is written once for whole registers and for the rest of a row; both do the same
 // operations lane by lane, so an element's bits do not depend on where it stands. Multiply-adds
 // are explicit (reg_fma) for the same reason.
@@ -22,12 +22,6 @@ inline Reg reg_zero_rest(Reg x, int64_t n) {
 inline Reg reg_load_or(const float* p, int64_t n, Reg rest) {
   return _mm512_mask_loadu_ps(rest, reg_mask(n), p);
 }
-inline float reg_sum(Reg x) {
-  return _mm512_reduce_add_ps(x);
-}
-inline float reg_greatest(Reg x) {
-  return _mm512_reduce_max_ps(x);
-}
 #else
 inline Reg reg_sqrt(Reg x) {
   return _mm256_sqrt_ps(x);
@@ -40,16 +34,6 @@ inline Reg reg_zero_rest(Reg x, int64_t n) {
 }
 inline Reg reg_load_or(const float* p, int64_t n, Reg rest) {
   return _mm256_blendv_ps(rest, reg_load_part(p, n), _mm256_castsi256_ps(reg_mask(n)));
-}
-inline float reg_sum(Reg x) {
-  __m128 v = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-  return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
-}
-inline float reg_greatest(Reg x) {
-  __m128 v = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  v = _mm_max_ps(v, _mm_movehl_ps(v, v));
-  return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
 }
 #endif
 
