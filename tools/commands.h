@@ -7,5 +7,6 @@
 namespace parlo {
 
 void add_pretrain(CLI::App& parent);
+void add_train(CLI::App& parent);
 
 }  // namespace parlo

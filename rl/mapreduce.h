@@ -1,0 +1,120 @@
+// MapReduce LoRA: K times, train one expert a reward from the same start (Map), merge them exactly,
+// fold the merge into the base and score it on every reward (Reduce). The baselines are the same
+// loop: `single` keeps the experts apart, `soup` is K = 1 with a sweep of the merge weights, `morl`
+// trains one adapter on the weighted sum of all rewards with the whole budget.
+// Everything is crash-safe: killed anywhere and started again on the same folder, a run ends with
+// the same bytes.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lora/merge.h"
+#include "rl/evaluate.h"
+#include "rl/trainer.h"
+
+namespace parlo {
+
+enum class Method { mapreduce, single, soup, morl };
+enum class OptimizerCarry { reset, keep, average };
+
+// A reward with everything its expert needs.
+struct RewardTask {
+  Reward reward;
+  std::vector<Prompt> train, held_out;
+  int64_t steps = 64;  // rollout steps over the whole run; split evenly over iterations
+  double lr = 1e-3;
+  double morl_weight = 1.0;  // in morl's sum
+};
+
+struct MapReduceConfig {
+  Method method = Method::mapreduce;
+  int64_t iterations = 4;
+  std::vector<double> weights;   // merge weights, empty: uniform; normalised to sum 1
+  int64_t weight_grid = 0;       // > 0: score merges on a simplex grid of that many intervals too
+  bool choose_weights = false;   // merge with the grid's best hypervolume instead of `weights`
+  bool factor_mean = false;      // the published code's merge: average A and B, never fold
+  bool rollback = false;         // keep the old base when the merge has less hypervolume
+  bool anchor_base = false;      // KL reference: theta_0 instead of theta_k
+  bool morl_mixed_data = false;  // each prompt scored by its own reward only (MORL-D)
+  bool parallel = false;         // experts of an iteration side by side, one thread each
+  bool evaluate_experts = true;
+  OptimizerCarry carry = OptimizerCarry::reset;
+  AdapterConfig lora;
+  GrpoConfig grpo;
+  EvalConfig eval;
+  uint64_t seed = 1;
+  int64_t checkpoint_every = 4;  // rollout steps
+};
+
+void validate(const MapReduceConfig& config, const std::vector<RewardTask>& tasks);
+
+struct StepEvent {
+  int64_t iteration = 1;  // counts from 1
+  std::string expert;
+  StepStats stats;
+};
+struct EvalEvent {
+  int64_t iteration = 0;  // 0: the base
+  std::string model;      // base, expert:NAME, merged, soup:W
+  ScoreTable scores;
+  double hypervolume = 0;  // against the base's means
+};
+struct MergeEvent {
+  int64_t iteration = 1;
+  MergeReport report;
+  bool accepted = true;
+  double hypervolume = 0;
+};
+
+// Called in order of events; may be called from a worker thread, one at a time.
+struct RunObserver {
+  std::function<void(const StepEvent&)> on_step = [](const StepEvent&) {};
+  std::function<void(const EvalEvent&)> on_eval = [](const EvalEvent&) {};
+  std::function<void(const MergeEvent&)> on_merge = [](const MergeEvent&) {};
+};
+
+struct RunResult {
+  std::vector<EvalEvent> evals;
+  std::vector<MergeEvent> merges;
+};
+
+class MapReduce {
+ public:
+  // make_model gives independent instances over the same base; folder holds checkpoints/ and
+  // adapters/.
+  MapReduce(std::function<std::unique_ptr<FlowModel>()> make_model, std::vector<RewardTask> tasks,
+            const MapReduceConfig& config, std::filesystem::path folder, RunObserver observer);
+
+  // Starts or continues; ends with adapters/merged (or one folder an expert for `single`).
+  RunResult run();
+
+ private:
+  struct Expert;
+  std::vector<Expert> experts_of(int64_t iteration) const;
+  AdapterFile train(const Expert& expert, FlowModel& model);
+  std::vector<AdapterFile> map(int64_t iteration);
+  void reduce(int64_t iteration, const std::vector<AdapterFile>& adapters);
+  std::vector<double> best_weights(int64_t iteration, const std::vector<AdapterFile>& adapters);
+  double score(int64_t iteration, const std::string& label, FlowModel& model);
+  double score_merge(int64_t iteration, const std::string& label,
+                     const std::vector<AdapterFile>& adapters, const std::vector<double>& weights);
+  double hypervolume_of(const ScoreTable& scores) const;
+  std::unique_ptr<FlowModel> current_model() const;
+
+  std::function<std::unique_ptr<FlowModel>()> make_model_;
+  std::vector<RewardTask> tasks_;
+  std::vector<EvalSet> eval_sets_;
+  MapReduceConfig config_;
+  std::filesystem::path folder_;
+  RunObserver observer_;
+  // What was folded into the base so far, in order; each is scaled by its merge weights.
+  std::vector<AdapterFile> folded_;
+  AdapterFile live_;  // factor-mean mode: where the next experts start
+  RunResult result_;
+};
+
+}  // namespace parlo

@@ -1,0 +1,110 @@
+#include "rl/rollout.h"
+
+#include <algorithm>
+
+namespace parlo {
+namespace {
+
+Tensor initial_noise(const FlowModel& model, std::span<const RandomKey> keys) {
+  const Shape one = model.latent_shape();
+  const int64_t size = one.numel();
+  Tensor x = Tensor::empty({static_cast<int64_t>(keys.size()), size});
+  for (size_t b = 0; b < keys.size(); ++b) {
+    x.select(0, static_cast<int64_t>(b)).copy_from(random_normal(keys[b], {size}));
+  }
+  return x;
+}
+
+Shape batch_shape(const FlowModel& model, int64_t batch) {
+  Shape s = model.latent_shape();
+  s.insert(0, batch);
+  return s;
+}
+
+// Velocity of flat latents [B, D], evaluated in micro-batches.
+Tensor velocity_of(const FlowModel& model, const Tensor& x, double sigma,
+                   const Condition& condition, const Condition* uncond, double guidance,
+                   int64_t micro_batch) {
+  const NoGrad guard;
+  const int64_t batch = x.dim(0);
+  Tensor v = Tensor::empty_like(x);
+  for (int64_t b = 0; b < batch; b += micro_batch) {
+    const int64_t e = std::min(b + micro_batch, batch);
+    const Var part(x.slice(0, b, e).view(batch_shape(model, e - b)));
+    Condition none;
+    if (uncond) none = uncond->rows(b, e);
+    const Var out = guided_velocity(model, part, sigma, condition.rows(b, e),
+                                    uncond ? &none : nullptr, guidance);
+    v.slice(0, b, e).copy_from(out.value().view({e - b, x.dim(1)}));
+  }
+  return v;
+}
+
+}  // namespace
+
+int64_t window_size(const RolloutConfig& c) {
+  return c.window > 0 ? c.window : c.steps - 1;
+}
+
+int64_t window_start(const RolloutConfig& c, RandomKey key) {
+  if (c.window <= 0) return 0;
+  const int64_t choices = c.window_high - c.window - c.window_low + 1;
+  return c.window_low + Random(key).below(static_cast<uint32_t>(choices));
+}
+
+void validate(const RolloutConfig& c) {
+  const auto fail = [](const std::string& text) { throw UsageError("rollout: " + text); };
+  if (c.steps < 2) fail(concat("steps is ", c.steps, ", expected at least 2"));
+  if (c.noise == FlowNoise::ode) fail("noise is ode, which has no log-probability to train on");
+  if (!(c.noise_level > 0)) fail(concat("noise level is ", c.noise_level, ", expected > 0"));
+  if (c.micro_batch < 1) fail(concat("micro batch is ", c.micro_batch, ", expected at least 1"));
+  // The last step has a vanishing (cps) or extremely peaked (sde) density and is never trained.
+  const bool fits = c.window <= 0 || (c.window_low >= 0 && c.window_high <= c.steps - 1 &&
+                                      c.window_low + c.window <= c.window_high);
+  if (!fits) {
+    fail(concat("a window of ", c.window, " steps does not fit [", c.window_low, ", ",
+                c.window_high, ") within the first ", c.steps - 1, " of ", c.steps, " steps"));
+  }
+}
+
+Rollout rollout(const FlowModel& model, const Condition& condition, const Condition* uncond,
+                std::span<const SampleKey> keys, const RolloutConfig& config, int64_t start) {
+  const std::vector<double> sigmas = model.sigmas(config.steps);
+  std::vector<RandomKey> init;
+  for (const SampleKey& k : keys) init.push_back(k.init);
+  Tensor x = initial_noise(model, init);
+  Rollout out;
+  for (int64_t t = 0; t < config.steps; ++t) {
+    const double sigma = sigmas[static_cast<size_t>(t)];
+    const double next_sigma = sigmas[static_cast<size_t>(t + 1)];
+    const bool stochastic = t >= start && t < start + window_size(config);
+    const FlowCoefficients c = flow_coefficients(stochastic ? config.noise : FlowNoise::ode, sigma,
+                                                 next_sigma, config.noise_level, sigmas[1]);
+    const Tensor v =
+        velocity_of(model, x, sigma, condition, uncond, config.guidance, config.micro_batch);
+    std::vector<RandomKey> step_keys;
+    for (const SampleKey& k : keys) step_keys.push_back(k.step.fold(static_cast<uint64_t>(t)));
+    const FlowStep s = flow_step(c, x, v, step_keys);
+    if (stochastic) out.steps.push_back({sigma, c, x, s.next, s.log_prob});
+    x = s.next;
+  }
+  out.latents = x.view(batch_shape(model, x.dim(0)));
+  return out;
+}
+
+Tensor sample_ode(const FlowModel& model, const Condition& condition, const Condition* uncond,
+                  std::span<const RandomKey> keys, int64_t steps, double guidance,
+                  int64_t micro_batch) {
+  const std::vector<double> sigmas = model.sigmas(steps);
+  Tensor x = initial_noise(model, keys);
+  for (int64_t t = 0; t < steps; ++t) {
+    const double sigma = sigmas[static_cast<size_t>(t)];
+    const double next_sigma = sigmas[static_cast<size_t>(t + 1)];
+    const Tensor v = velocity_of(model, x, sigma, condition, uncond, guidance, micro_batch);
+    x = flow_step(flow_coefficients(FlowNoise::ode, sigma, next_sigma, 0.0, sigmas[1]), x, v, {})
+            .next;
+  }
+  return x.view(batch_shape(model, x.dim(0)));
+}
+
+}  // namespace parlo

@@ -1,0 +1,62 @@
+// Sampling with stored steps: a flow sampler that is stochastic inside a window of steps and the
+// plain ODE outside of it, and keeps what the policy loss reads.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "autograd/functions.h"
+#include "models/flow_model.h"
+
+namespace parlo {
+
+struct RolloutConfig {
+  int64_t steps = 8;
+  FlowNoise noise = FlowNoise::cps;
+  double noise_level = 0.8;  // a
+  // One window of `window` stochastic steps, its start drawn from [window_low, window_high -
+  // window]; 0 means every step but the last.
+  int64_t window = 3;
+  int64_t window_low = 0;
+  int64_t window_high = 5;
+  double guidance = 1.0;
+  bool detach_uncond = false;
+  int64_t micro_batch = 32;  // samples a forward pass; no effect on results
+};
+
+// Who a sample is: its noise depends on this alone.
+struct SampleKey {
+  RandomKey init;  // of the first latent
+  RandomKey step;  // folded with the step's index
+};
+
+struct StoredStep {
+  double sigma = 1;
+  FlowCoefficients coefficients;
+  Tensor x, next;   // [B, D]
+  Tensor log_prob;  // [B]
+};
+
+struct Rollout {
+  std::vector<StoredStep> steps;
+  Tensor latents;  // [B, ...] at sigma 0
+};
+
+// First stochastic step of a window drawn from the key (0 without a window).
+int64_t window_start(const RolloutConfig& config, RandomKey key);
+// Number of stochastic steps.
+int64_t window_size(const RolloutConfig& config);
+
+// UsageError naming the field when the settings do not fit each other.
+void validate(const RolloutConfig& config);
+
+Rollout rollout(const FlowModel& model, const Condition& condition, const Condition* uncond,
+                std::span<const SampleKey> keys, const RolloutConfig& config, int64_t start);
+
+// Plain ODE sampling.
+Tensor sample_ode(const FlowModel& model, const Condition& condition, const Condition* uncond,
+                  std::span<const RandomKey> keys, int64_t steps, double guidance,
+                  int64_t micro_batch = 32);
+
+}  // namespace parlo

@@ -1,0 +1,159 @@
+#include "rl/run_files.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "autograd/functions.h"
+#include "tensor/file.h"
+
+namespace parlo {
+
+using nlohmann::json;
+
+AdapterFile copy_of(const AdapterFile& file) {
+  AdapterFile out{file.config, {}};
+  for (const auto& [name, pair] : file.modules) {
+    out.modules[name] = {pair.a.clone(), pair.b.clone(), pair.scale};
+  }
+  return out;
+}
+
+std::vector<WeightedAdapter> weighted(const std::vector<AdapterFile>& adapters,
+                                      const std::vector<double>& weights) {
+  CHECK(adapters.size() == weights.size(), "weighted: ", weights.size(), " weights for ",
+        adapters.size(), " adapters");
+  std::vector<WeightedAdapter> out;
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    if (weights[i] != 0.0) out.push_back({&adapters[i].modules, weights[i]});
+  }
+  return out;
+}
+
+std::string join_weights(const std::vector<double>& weights) {
+  std::string out;
+  for (double w : weights) out += (out.empty() ? "" : ",") + concat(w);
+  return out;
+}
+
+std::string score_file_name(int64_t iteration, const std::string& label) {
+  std::string name = concat(iteration, "_", label, ".json");
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == ':' || c == '/'; }, '_');
+  return name;
+}
+
+void save_scores(const std::filesystem::path& file, const ScoreTable& scores) {
+  json j = json::object();
+  for (const auto& [name, s] : scores) j[name] = s.values;
+  write_file(file, j.dump());
+}
+
+ScoreTable load_scores(const std::filesystem::path& file) {
+  const json j = json::parse(read_file(file), nullptr, false);
+  CHECK(j.is_object(), file.string(), ": not a score file; remove it to score again");
+  ScoreTable out;
+  for (const auto& [name, values] : j.items()) {
+    out[name] = summarise(values.get<std::vector<double>>());
+  }
+  return out;
+}
+
+int64_t completed_steps(const std::filesystem::path& run, const std::string& label) {
+  const auto file = run / "checkpoints" / (label + ".safetensors");
+  if (!std::filesystem::exists(file)) return 0;
+  return static_cast<int64_t>(SafeTensors::open(file).get("trainer.step").to_vector().at(0));
+}
+
+NamedTensors load_tensors(const std::filesystem::path& file) {
+  const SafeTensors saved = SafeTensors::open(file);
+  NamedTensors out;
+  for (const std::string& name : saved.names()) out.emplace_back(name, saved.get(name));
+  return out;
+}
+
+std::vector<Prompt> mixed_prompts(const std::vector<RewardTask>& tasks) {
+  size_t longest = 0;
+  for (const RewardTask& t : tasks) longest = std::max(longest, t.train.size());
+  std::vector<Prompt> out;
+  std::set<int64_t> seen;
+  for (size_t i = 0; i < longest; ++i) {
+    for (const RewardTask& t : tasks) {
+      if (i < t.train.size() && seen.insert(t.train[i].id).second) out.push_back(t.train[i]);
+    }
+  }
+  return out;
+}
+
+Reward reward_by_source(const std::vector<RewardTask>& tasks) {
+  struct Source {
+    Reward reward;
+    std::set<int64_t> ids;
+  };
+  std::vector<Source> sources;
+  for (const RewardTask& t : tasks) {
+    Source s{t.reward, {}};
+    for (const Prompt& p : t.train) s.ids.insert(p.id);
+    sources.push_back(std::move(s));
+  }
+  Reward mixed;
+  mixed.name = "mixed";
+  mixed.score = [sources](std::span<const Image> images, std::span<const Prompt> prompts) {
+    std::vector<double> out(images.size(), 0.0);
+    std::vector<bool> taken(images.size(), false);
+    for (const Source& s : sources) {
+      std::vector<size_t> mine;
+      std::vector<Image> some;
+      std::vector<Prompt> theirs;
+      for (size_t i = 0; i < images.size(); ++i) {
+        if (taken[i] || s.ids.count(prompts[i].id) == 0) continue;
+        taken[i] = true;
+        mine.push_back(i);
+        some.push_back(images[i]);
+        theirs.push_back(prompts[i]);
+      }
+      if (mine.empty()) continue;
+      const std::vector<double> scores = s.reward.score(some, theirs);
+      for (size_t k = 0; k < mine.size(); ++k) out[mine[k]] = scores[k];
+    }
+    return out;
+  };
+  return mixed;
+}
+
+std::vector<std::string> names_of(const std::vector<RewardTask>& tasks) {
+  std::vector<std::string> out;
+  for (const RewardTask& t : tasks) out.push_back(t.reward.name);
+  return out;
+}
+
+void carry_optimizer(const std::filesystem::path& checkpoints, const std::string& expert,
+                     int64_t iteration, const std::vector<std::string>& experts, bool average,
+                     AdamW& optimizer) {
+  const std::vector<std::string> sources = average ? experts : std::vector<std::string>{expert};
+  NamedTensors into = optimizer.state();
+  for (auto& [name, tensor] : into) tensor = Tensor::zeros_like(tensor);
+  for (const std::string& source : sources) {
+    const SafeTensors saved = SafeTensors::open(
+        checkpoints / concat("iteration_", iteration, "_", source, ".safetensors"));
+    for (auto& [name, tensor] : into) {
+      if (name == "step") {
+        tensor.copy_from(saved.get(name));
+      } else {
+        add_scaled(tensor, 1.0 / static_cast<double>(sources.size()), saved.get(name));
+      }
+    }
+  }
+  optimizer.load_state(into);
+}
+
+double last_accepted_volume(const std::vector<EvalEvent>& evals,
+                            const std::vector<MergeEvent>& merges) {
+  double volume = evals.empty() ? 0.0 : evals[0].hypervolume;
+  for (const MergeEvent& m : merges) {
+    if (m.accepted) volume = m.hypervolume;
+  }
+  return volume;
+}
+
+}  // namespace parlo

@@ -1,0 +1,138 @@
+#include "tools/run_folder.h"
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "rl/run_files.h"
+#include "tensor/allocator.h"
+
+namespace parlo {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+namespace {
+
+// Whether a line of a log stays when its run is resumed.
+bool keeps(const fs::path& folder, const ordered_json& line,
+           std::map<std::string, ordered_json>& last) {
+  const std::string kind = line.value("kind", "");
+  if (kind == "step") {
+    const std::string label =
+        concat("iteration_", line.value("iteration", 0), "_", line.value("expert", ""));
+    return line.value("step", int64_t{0}) <= completed_steps(folder, label);
+  }
+  const std::string key =
+      concat(kind, " ", line.value("iteration", 0), " ", line.value("model", ""));
+  return last.emplace(key, line).second;
+}
+
+std::string resumed_lines(const fs::path& folder, const std::string& text) {
+  std::istringstream in(text);
+  std::map<std::string, ordered_json> last;
+  std::string out;
+  for (std::string line; std::getline(in, line);) {
+    const ordered_json parsed = ordered_json::parse(line, nullptr, false);
+    if (parsed.is_object() && keeps(folder, parsed, last)) out += line + "\n";
+  }
+  return out;
+}
+
+}  // namespace
+
+RunLog::RunLog(const fs::path& folder, std::string method) : method_(std::move(method)) {
+  const fs::path file = folder / "metrics.jsonl";
+  if (fs::exists(file)) write_file(file, resumed_lines(folder, read_file(file)));
+  log_ = std::make_unique<LineLog>(file);
+}
+
+void RunLog::step(const StepEvent& e, int64_t peak_bytes) {
+  const StepStats& s = e.stats;
+  ordered_json j{{"kind", "step"},
+                 {"method", method_},
+                 {"iteration", e.iteration},
+                 {"expert", e.expert},
+                 {"step", s.step},
+                 {"reward", s.reward},
+                 {"rewards", s.rewards},
+                 {"reward_std", s.reward_std},
+                 {"loss", s.loss},
+                 {"ratio_mean", s.ratio_mean},
+                 {"ratio_max_dev", s.ratio_max_deviation},
+                 {"clip_fraction", s.clip_fraction},
+                 {"approx_kl", s.approx_kl},
+                 {"kl", s.kl},
+                 {"grad_norm", s.grad_norm},
+                 {"adam_eps_ratio", s.adam_eps_ratio},
+                 {"groups", s.groups},
+                 {"group_size", s.group_size},
+                 {"zero_std_groups", s.zero_std_groups},
+                 {"bad_updates", s.bad_updates},
+                 {"seconds",
+                  {{"rollout", s.rollout_seconds},
+                   {"reward", s.reward_seconds},
+                   {"update", s.update_seconds}}},
+                 {"peak_bytes", peak_bytes}};
+  log_->append(j.dump());
+}
+
+void RunLog::evaluation(const EvalEvent& e) {
+  ordered_json scores = ordered_json::object();
+  for (const auto& [name, s] : e.scores) {
+    scores[name] = {{"mean", s.mean}, {"se", s.standard_error}, {"n", s.values.size()}};
+  }
+  log_->append(ordered_json{{"kind", "eval"},
+                            {"method", method_},
+                            {"iteration", e.iteration},
+                            {"model", e.model},
+                            {"scores", scores},
+                            {"hypervolume", e.hypervolume}}
+                   .dump());
+}
+
+void RunLog::merge(const MergeEvent& e, const std::vector<std::string>& names) {
+  ordered_json norms = ordered_json::object();
+  for (size_t i = 0; i < e.report.delta_norms.size(); ++i) {
+    norms[i < names.size() ? names[i] : std::to_string(i)] = e.report.delta_norms[i];
+  }
+  ordered_json j{{"kind", "merge"},
+                 {"method", method_},
+                 {"iteration", e.iteration},
+                 {"weights", e.report.weights},
+                 {"delta_norms", norms},
+                 {"cosines", e.report.cosines},
+                 {"merged_norm", e.report.merged_norm},
+                 {"accepted", e.accepted},
+                 {"hypervolume", e.hypervolume}};
+  if (e.report.factor_mean_error) {
+    j["relative_error_factor_mean"] = *e.report.factor_mean_error;
+  }
+  log_->append(j.dump());
+}
+
+void write_summary(const fs::path& folder, const SummaryInfo& info, const RunResult& result) {
+  ordered_json scores = ordered_json::object(), volumes = ordered_json::object();
+  for (const EvalEvent& e : result.evals) {
+    std::string name = e.model;
+    if (name.starts_with("expert:")) name = name.substr(7);
+    if (e.iteration > 1) name += concat("_iteration_", e.iteration);
+    // The merged model of the last iteration is the result of the run.
+    if (e.model == "merged") name = "merged";
+    for (const auto& [reward, s] : e.scores) scores[name][reward] = s.mean;
+    if (e.model == "base") volumes["base"] = e.hypervolume;
+    if (e.model == "merged") volumes[concat("iteration_", e.iteration)] = e.hypervolume;
+  }
+  ordered_json j{{"command", info.command},
+                 {"commit", PARLO_COMMIT},
+                 {"method", info.method},
+                 {"seed", info.seed},
+                 {"device", "cpu"},
+                 {"seconds", info.seconds},
+                 {"peak_bytes", cpu_memory::stats().peak_bytes},
+                 {"scores", scores},
+                 {"hypervolume", volumes}};
+  write_file(folder / "summary.json", j.dump(2) + "\n");
+}
+
+}  // namespace parlo

@@ -1,0 +1,39 @@
+// A run's folder: config.toml, metrics.jsonl, summary.json, samples/, adapters/, checkpoints/.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "rl/mapreduce.h"
+#include "tensor/file.h"
+
+namespace parlo {
+
+// The log of a run. Opening it on an existing folder drops the lines of steps behind the last
+// checkpoints, which the resumed run will take again, and keeps one of equal evaluations.
+class RunLog {
+ public:
+  RunLog(const std::filesystem::path& folder, std::string method);
+
+  void step(const StepEvent& event, int64_t peak_bytes);
+  void evaluation(const EvalEvent& event);
+  void merge(const MergeEvent& event, const std::vector<std::string>& names);
+
+ private:
+  std::string method_;
+  std::unique_ptr<LineLog> log_;
+};
+
+struct SummaryInfo {
+  std::string command;
+  std::string method;
+  uint64_t seed = 0;
+  double seconds = 0;
+};
+
+// summary.json: command, commit, seed, device, seconds, peak_bytes, scores by model, hypervolume.
+void write_summary(const std::filesystem::path& folder, const SummaryInfo& info,
+                   const RunResult& result);
+
+}  // namespace parlo

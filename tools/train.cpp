@@ -1,0 +1,373 @@
+// parlo train: MapReduce LoRA and its baselines on a base model.
+#include "tools/train.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <mutex>
+#include <set>
+
+#include "models/sd3_pipeline.h"
+#include "rl/rewards/png.h"
+#include "tensor/allocator.h"
+#include "tools/assets.h"
+#include "tools/commands.h"
+#include "tools/run_folder.h"
+#include "tools/world/prompts.h"
+
+namespace parlo {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// "name=value" entries, or one bare value for all.
+double value_for(const std::vector<std::string>& entries, const std::string& name,
+                 double fallback, const char* flag) {
+  double result = fallback;
+  for (const std::string& entry : entries) {
+    const size_t at = entry.find('=');
+    if (at != std::string::npos && entry.substr(0, at) != name) continue;
+    const std::string text = at == std::string::npos ? entry : entry.substr(at + 1);
+    size_t used = 0;
+    try {
+      result = std::stod(text, &used);
+    } catch (const std::exception&) {
+      used = 0;
+    }
+    if (used == 0 || used != text.size()) {
+      throw UsageError(concat(flag, " ", entry, ": expected NAME=NUMBER or NUMBER"));
+    }
+    if (at != std::string::npos) return result;
+  }
+  return result;
+}
+
+std::string text_for(const std::vector<std::string>& entries, const std::string& name) {
+  for (const std::string& entry : entries) {
+    if (entry.starts_with(name + "=")) return entry.substr(name.size() + 1);
+  }
+  return "";
+}
+
+void check_names(const std::vector<std::string>& entries, const std::vector<std::string>& rewards,
+                 const char* flag) {
+  for (const std::string& entry : entries) {
+    const std::string name = entry.substr(0, entry.find('='));
+    const bool known = std::find(rewards.begin(), rewards.end(), name) != rewards.end();
+    if (entry.find('=') != std::string::npos && !known) {
+      throw UsageError(concat(flag, " ", entry, ": ", name, " is not among --rewards"));
+    }
+  }
+}
+
+// Rates that suit the built-in world: the alignment rewards learn slowly, pure pixel statistics
+// run away (measured; see README).
+double default_lr(const std::string& reward) {
+  if (reward == "geneval") return 6e-4;
+  if (reward == "ocr") return 1e-3;
+  if (reward == "pickscore") return 6e-4;
+  return 3e-4;
+}
+
+}  // namespace
+
+std::vector<RewardTask> make_tasks(const TrainOptions& o) {
+  for (const auto& [entries, flag] :
+       {std::pair{&o.lr, "--lr"}, std::pair{&o.morl_weights, "--morl-weights"},
+        std::pair{&o.train_prompts, "--train-prompts"},
+        std::pair{&o.eval_prompts, "--eval-prompts"}}) {
+    check_names(*entries, o.rewards, flag);
+  }
+  std::vector<RewardTask> tasks;
+  std::set<std::string> seen;
+  for (const std::string& name : o.rewards) {
+    if (!seen.insert(name).second) throw UsageError("--rewards names " + name + " twice");
+    RewardTask t;
+    t.reward = named_reward(name, o.clip);
+    const std::string train = text_for(o.train_prompts, name);
+    const std::string held_out = text_for(o.eval_prompts, name);
+    t.train = train.empty() ? world_prompts(name, Split::train) : read_prompts(train);
+    t.held_out = held_out.empty() ? balanced_prompts(name, Split::held_out, o.eval_count)
+                                  : read_prompts(held_out);
+    t.steps = o.steps;
+    t.lr = value_for(o.lr, name, default_lr(name), "--lr");
+    t.morl_weight = value_for(o.morl_weights, name, 1.0, "--morl-weights");
+    tasks.push_back(std::move(t));
+  }
+  return tasks;
+}
+
+namespace {
+
+const std::map<std::string, Method> kMethods{{"mapreduce", Method::mapreduce},
+                                             {"soup", Method::soup},
+                                             {"morl", Method::morl},
+                                             {"single", Method::single}};
+const std::map<std::string, FlowNoise> kNoises{
+    {"sde", FlowNoise::sde}, {"cps", FlowNoise::cps}, {"dance", FlowNoise::dance}};
+const std::map<std::string, OptimizerCarry> kCarries{{"reset", OptimizerCarry::reset},
+                                                     {"keep", OptimizerCarry::keep},
+                                                     {"average", OptimizerCarry::average}};
+
+template <class T>
+std::set<std::string> names_of(const std::map<std::string, T>& choices) {
+  std::set<std::string> out;
+  for (const auto& [name, value] : choices) out.insert(name);
+  return out;
+}
+
+void add_rollout_flags(CLI::App& app, TrainOptions& o) {
+  RolloutConfig& r = o.run.grpo.rollout;
+  app.add_option("--sampler-steps", r.steps, "Sampler steps of a rollout")->capture_default_str();
+  app.add_option("--noise", o.noise, "Stochastic step: sde, cps or dance")
+      ->capture_default_str()
+      ->check(CLI::IsMember(names_of(kNoises)));
+  app.add_option("--noise-level", r.noise_level, "Noise level a (or eta)")->capture_default_str();
+  app.add_option("--window", r.window, "Stochastic, trained steps; 0: all but the last")
+      ->capture_default_str();
+  app.add_option("--window-low", r.window_low, "First step the window may start at")
+      ->capture_default_str();
+  app.add_option("--window-high", r.window_high, "Step the window must end before")
+      ->capture_default_str();
+  app.add_option("--guidance", r.guidance, "Classifier-free guidance; 1: off")
+      ->capture_default_str();
+  app.add_flag("--detach-uncond", r.detach_uncond, "No gradient through the unconditional branch");
+  app.add_option("--micro-batch", r.micro_batch, "Samples a pass; no effect on results")
+      ->capture_default_str();
+}
+
+void add_grpo_flags(CLI::App& app, TrainOptions& o) {
+  GrpoConfig& g = o.run.grpo;
+  app.add_option("--prompts-per-step", g.prompts_per_step, "Groups a rollout")
+      ->capture_default_str();
+  app.add_option("--group-size", g.group_size, "Samples a prompt")->capture_default_str();
+  app.add_option("--updates", g.updates_per_rollout, "Optimiser steps a rollout")
+      ->capture_default_str();
+  app.add_flag("--same-noise", g.same_noise, "One initial latent for a group");
+  app.add_flag("--global-std", g.advantage.global_std, "Advantages over the std of all samples");
+  app.add_option("--clip-low", g.loss.clip_low, "Ratio clip below 1")->capture_default_str();
+  app.add_option("--clip-high", g.loss.clip_high, "Ratio clip above 1")->capture_default_str();
+  app.add_option("--kl", g.loss.kl_beta, "KL weight beta")->capture_default_str();
+  app.add_flag("--exact-kl", g.loss.exact_kl, "Gaussian KL with |dt|, not the published code's");
+  app.add_option("--prox", g.weight_prox, "L2 pull of the adapter towards 0")
+      ->capture_default_str();
+  app.add_option("--ema", g.ema_decay, "EMA decay of the adapter; 0: off")->capture_default_str();
+  app.add_option("--adam-eps", g.adam.eps, "Adam's epsilon")->capture_default_str();
+  app.add_option("--weight-decay", g.adam.weight_decay, "AdamW's decay")->capture_default_str();
+  app.add_option("--max-grad-norm", g.max_grad_norm, "Clip the gradient; 0: off")
+      ->capture_default_str();
+}
+
+void add_run_flags(CLI::App& app, TrainOptions& o) {
+  MapReduceConfig& c = o.run;
+  app.add_option("--method", o.method, "mapreduce, soup, morl or single")
+      ->capture_default_str()
+      ->check(CLI::IsMember(names_of(kMethods)));
+  app.add_option("--rewards", o.rewards, "Rewards, one expert each")->delimiter(',');
+  app.add_option("--iterations", c.iterations, "Map-Reduce iterations K")->capture_default_str();
+  app.add_option("--steps", o.steps, "Rollout steps an expert over the whole run")
+      ->capture_default_str();
+  app.add_option("--lr", o.lr, "Learning rate: NUMBER or NAME=NUMBER,...")->delimiter(',');
+  app.add_option("--weights", c.weights, "Merge weights, one a reward; default uniform")
+      ->delimiter(',');
+  app.add_option("--weight-grid", c.weight_grid, "Score merges on a simplex grid of N intervals")
+      ->capture_default_str();
+  app.add_flag("--choose-weights", c.choose_weights, "Merge with the grid's best hypervolume");
+  app.add_flag("--factor-mean", c.factor_mean, "The published code's merge: average A and B");
+  app.add_flag("--rollback", c.rollback, "Drop a merge that loses hypervolume");
+  app.add_flag("--anchor-base", c.anchor_base, "KL towards the original base, not the folded one");
+  app.add_option("--optimizer", o.optimizer, "Adam state across iterations: reset, keep, average")
+      ->capture_default_str()
+      ->check(CLI::IsMember(names_of(kCarries)));
+  app.add_flag("--parallel", c.parallel, "Experts side by side, one thread each");
+  app.add_flag("--mixed-data", c.morl_mixed_data, "morl: each prompt by its own reward only");
+  app.add_option("--morl-weights", o.morl_weights, "morl: NAME=NUMBER,... of the sum")
+      ->delimiter(',');
+  app.add_option("--rank", c.lora.r, "LoRA rank")->capture_default_str();
+  app.add_option("--alpha", c.lora.lora_alpha, "LoRA alpha")->capture_default_str();
+  app.add_option("--targets", o.targets, "attention or attention+mlp")->capture_default_str();
+  app.add_option("--eval-count", o.eval_count, "Held-out prompts a reward")->capture_default_str();
+  app.add_option("--eval-steps", c.eval.steps, "Sampler steps of evaluation")
+      ->capture_default_str();
+  app.add_option("--eval-seed", c.eval.seed, "Noise of evaluation")->capture_default_str();
+  app.add_option("--checkpoint-every", c.checkpoint_every, "Rollout steps between checkpoints")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+}
+
+}  // namespace
+
+void add_train_flags(CLI::App& app, TrainOptions& o) {
+  app.add_option("--base", o.base, "Model folder; default: the built-in world's");
+  app.add_option("--clip", o.clip, "CLIP folder of pickscore; default: the built-in world's");
+  app.add_option("--train-prompts", o.train_prompts, "NAME=FILE.jsonl: a reward's prompts")
+      ->delimiter(',');
+  app.add_option("--eval-prompts", o.eval_prompts, "NAME=FILE.jsonl: its held-out prompts")
+      ->delimiter(',');
+  add_run_flags(app, o);
+  add_rollout_flags(app, o);
+  add_grpo_flags(app, o);
+  add_common(app, o.common);
+}
+
+namespace {
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void print_scores(const EvalEvent& e) {
+  std::string line = concat("eval   iteration ", e.iteration, "  ", e.model, ":");
+  for (const auto& [name, s] : e.scores) {
+    char text[96];
+    std::snprintf(text, sizeof text, "  %s %.3f +- %.3f", name.c_str(), s.mean, s.standard_error);
+    line += text;
+  }
+  std::printf("%s  hypervolume %.3g\n", line.c_str(), e.hypervolume);
+  std::fflush(stdout);
+}
+
+void print_step(const StepEvent& e, double left) {
+  const StepStats& s = e.stats;
+  std::printf(
+      "step   iteration %lld  %s %lld: reward %.3f  ratio %.5f (max dev %.1e)  clipped %.0f%%  grad "
+      "%.2e  %.1f s (left %.0f s)\n",
+      static_cast<long long>(e.iteration), e.expert.c_str(), static_cast<long long>(s.step),
+      s.reward, s.ratio_mean, s.ratio_max_deviation, 100 * s.clip_fraction, s.grad_norm,
+      s.rollout_seconds + s.reward_seconds + s.update_seconds, left);
+  std::fflush(stdout);
+}
+
+// Same prompts and noise for every model of the report.
+void write_samples(const fs::path& folder, const std::string& name, FlowModel& model,
+                   const std::vector<RewardTask>& tasks, const EvalConfig& eval) {
+  constexpr size_t kEach = 6;
+  std::vector<Prompt> prompts;
+  for (const RewardTask& t : tasks) {
+    prompts.insert(prompts.end(), t.held_out.begin(),
+                   t.held_out.begin() +
+                       static_cast<std::ptrdiff_t>(std::min(kEach, t.held_out.size())));
+  }
+  const std::vector<Image> images = sample_images(model, prompts, eval);
+  write_png(folder / "samples" / (name + ".png"), make_grid(images, kEach, 4));
+}
+
+}  // namespace
+
+void run_training(TrainOptions o, const fs::path& out) {
+  const double start = seconds_now();
+  o.run.seed = o.common.seed;
+  o.run.method = kMethods.at(o.method);
+  o.run.carry = kCarries.at(o.optimizer);
+  o.run.grpo.rollout.noise = kNoises.at(o.noise);
+  o.run.eval.guidance = o.run.grpo.rollout.guidance;
+  o.run.lora.target_modules = target_preset(o.targets);
+  const std::vector<RewardTask> tasks = make_tasks(o);
+  validate(o.run, tasks);
+  const fs::path base = o.base.empty() ? signs_base() : fs::path(o.base);
+  const auto make_model = [&]() -> std::unique_ptr<FlowModel> { return Sd3Pipeline::load(base); };
+  make_model();  // a bad base is refused before anything is written
+  make_folders(out / "samples");
+  if (!fs::exists(out / "config.toml")) write_file(out / "config.toml", o.config_text);
+
+  RunLog log(out, o.method);
+  std::mutex mutex;
+  double spent = 0;
+  int64_t steps_seen = 0;
+  int64_t total_steps = 0;
+  for (const RewardTask& t : tasks) total_steps += t.steps;
+  RunObserver observer;
+  observer.on_step = [&](const StepEvent& e) {
+    const std::lock_guard lock(mutex);
+    log.step(e, cpu_memory::stats().peak_bytes);
+    const StepStats& s = e.stats;
+    spent += s.rollout_seconds + s.reward_seconds + s.update_seconds;
+    ++steps_seen;
+    print_step(e, spent / static_cast<double>(steps_seen) *
+                      static_cast<double>(std::max<int64_t>(0, total_steps - steps_seen)));
+  };
+  observer.on_eval = [&](const EvalEvent& e) {
+    const std::lock_guard lock(mutex);
+    log.evaluation(e);
+    print_scores(e);
+  };
+  observer.on_merge = [&](const MergeEvent& e) {
+    const std::lock_guard lock(mutex);
+    log.merge(e, o.rewards);
+    std::printf("merge  iteration %lld: %s, hypervolume %.3g\n",
+                static_cast<long long>(e.iteration), e.accepted ? "accepted" : "rolled back",
+                e.hypervolume);
+  };
+  MapReduce job(make_model, tasks, o.run, out, observer);
+  const RunResult result = job.run();
+
+  const auto model = make_model();
+  write_samples(out, "base", *model, tasks, o.run.eval);
+  if (o.run.method != Method::single && fs::exists(out / "adapters" / "merged")) {
+    LoraAdapter::load(model->linears(), out / "adapters" / "merged").enable(model->linears());
+    write_samples(out, "merged", *model, tasks, o.run.eval);
+  }
+  write_summary(out, {o.command, o.method, o.run.seed, seconds_now() - start}, result);
+  std::printf("done   %s in %.0f s, peak memory %.0f MB\n", out.c_str(),
+              seconds_now() - start, static_cast<double>(cpu_memory::stats().peak_bytes) * 1e-6);
+}
+
+void add_train(CLI::App& parent) {
+  auto o = std::make_shared<TrainOptions>();
+  auto out = std::make_shared<std::string>();
+  auto resume = std::make_shared<std::string>();
+  CLI::App* app = parent.add_subcommand(
+      "train", "Train experts by GRPO, merge, fold, iterate (MapReduce LoRA and its baselines)");
+  app->add_option("--out", *out, "Run folder, new or empty");
+  app->add_option("--resume", *resume, "Continue the run in this folder with its own settings");
+  app->set_config("--config", "", "Settings from a TOML file; flags override it");
+  add_train_flags(*app, *o);
+  app->callback([=] { train_command(*app, *o, *out, *resume); });
+}
+
+// A resumed run takes everything from its own config.toml, so the flags of the first call must not
+// come again with other values: only what cannot change results may be given.
+void train_command(CLI::App& app, TrainOptions& o, const std::string& out,
+                   const std::string& resume) {
+  if (resume.empty()) {
+    if (out.empty()) throw UsageError("train: needs --out DIR (or --resume DIR)");
+    if (fs::exists(fs::path(out) / "config.toml")) {
+      throw UsageError(out + ": already holds a run; use --resume " + out +
+                       " to continue it, or another folder");
+    }
+    o.config_text = app.config_to_str(true, false);
+    o.command = concat("parlo train --out ", out);
+    apply(o.common);
+    run_training(o, out);
+    return;
+  }
+  const fs::path config = fs::path(resume) / "config.toml";
+  if (!fs::exists(config)) throw UsageError(resume + ": no run to resume (config.toml is missing)");
+  const std::set<std::string> allowed{"--resume", "--threads", "--device", "--help"};
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_name();
+    if (option->count() > 0 && allowed.count(name) == 0) {
+      throw UsageError(concat("train --resume: ", name, " was given, but a resumed run keeps the settings of ", config.string(), "; drop the flag or start a new run"));
+    }
+  }
+  const CommonOptions common = o.common;
+  TrainOptions stored;
+  CLI::App reader;
+  std::string ignored;
+  reader.add_option("--out", ignored);
+  reader.add_option("--resume", ignored);
+  reader.set_config("--config", "");
+  add_train_flags(reader, stored);
+  const std::string path = config.string();
+  const char* args[] = {"train", "--config", path.c_str()};
+  reader.parse(3, args);
+  stored.common.threads = common.threads;
+  stored.common.device = common.device;
+  stored.command = concat("parlo train --resume ", resume);
+  apply(stored.common);
+  run_training(stored, resume);
+}
+
+}  // namespace parlo

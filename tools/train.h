@@ -1,0 +1,35 @@
+// The settings of a training run and the job itself, shared by `parlo train` and `parlo demo`.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "rl/mapreduce.h"
+#include "tools/options.h"
+
+namespace parlo {
+
+struct TrainOptions {
+  CommonOptions common;
+  MapReduceConfig run;
+  std::string base, clip;
+  std::vector<std::string> rewards{"ocr", "geneval", "pickscore"};
+  std::vector<std::string> lr, morl_weights, train_prompts, eval_prompts;
+  std::string targets = "attention+mlp";
+  std::string method = "mapreduce", noise = "cps", optimizer = "reset";
+  int64_t steps = 64;
+  int64_t eval_count = 400;
+  std::string config_text;  // what config.toml will hold
+  std::string command;
+};
+
+void add_train_flags(CLI::App& app, TrainOptions& options);
+std::vector<RewardTask> make_tasks(const TrainOptions& options);
+// Starts or continues the run in `out`, prints progress, writes summary and report.
+void run_training(TrainOptions options, const std::filesystem::path& out);
+void train_command(CLI::App& app, TrainOptions& options, const std::string& out,
+                   const std::string& resume);
+
+}  // namespace parlo
