@@ -16,7 +16,9 @@ namespace parlo::cpu {
 namespace {
 
 constexpr int64_t kKeys = 256;
-constexpr int64_t kQueries = 64;
+// A tile of scores of this many floats lies in the L1 with what is multiplied; it has at least
+// kFewQueries rows.
+constexpr int64_t kScores = 96 * 96, kFewQueries = 48;
 // Queries of one head that make a task; each task packs the keys again.
 constexpr int64_t kTaskQueries = 512;
 // Rows of scores are this much further apart than needed, so that they do not alias in the L1.
@@ -39,9 +41,10 @@ int64_t round_up(int64_t n, int64_t unit) {
   return ceil_div(n, unit) * unit;
 }
 
-// Tiles of equal size, a multiple of 8.
-int64_t tile_size(int64_t n, int64_t most) {
-  return std::min(most, round_up(ceil_div(n, ceil_div(n, most)), 8));
+// Queries in a tile: tiles of equal size, a multiple of 8.
+int64_t tile_size(int64_t queries, int64_t keys) {
+  const int64_t most = std::max(kFewQueries, kScores / round_up(keys, 16));
+  return round_up(ceil_div(queries, ceil_div(queries, most)), 8);
 }
 
 // c[rows, n] = a[rows, k] b + beta c, where b lies in rows of whole registers.
@@ -90,8 +93,9 @@ struct Forward {
   // Queries [begin, end) of one head.
   void run(int64_t b, int64_t h, int64_t begin, int64_t end) const {
     const AttentionShape& s = g.s;
-    const int64_t tile = tile_size(end - begin, kQueries), head = h / (s.heads / s.kv_heads);
-    const int64_t block = std::min(kKeys, round_up(s.tk, 16)), ld = block + kPadding;
+    const int64_t head = h / (s.heads / s.kv_heads);
+    const int64_t block = std::min(kKeys, round_up(std::max<int64_t>(1, s.tk), 16));
+    const int64_t ld = block + kPadding, tile = tile_size(end - begin, block);
     Scratch scratch(2 * round_up(kTaskQueries, 16) + tile * ld + 2 * block * round_up(s.d, 16) +
                     128);
     float *top2 = scratch.take(end - begin), *sum = scratch.take(end - begin);
@@ -140,12 +144,15 @@ struct Backward {
   // Key head `head` of one batch entry: its dk and dv, and dq of the query heads it serves.
   void run(int64_t b, int64_t head) const {
     const AttentionShape& s = g.s;
-    clear(g.dk, b, head, s.tk);
-    clear(g.dv, b, head, s.tk);
     const int64_t group = s.heads / s.kv_heads, wide = round_up(s.d, 16);
-    for (int64_t h = head * group; h < (head + 1) * group; ++h) clear(g.dq, b, h, s.tq);
-    if (s.tq == 0 || s.tk == 0) return;
-    const int64_t tile = tile_size(s.tq, kQueries), block = std::min(kKeys, round_up(s.tk, 16));
+    const int64_t seen_keys = s.tq > 0 ? s.keys(b, s.tq - 1) : 0;
+    clear(g.dk, b, head, seen_keys, s.tk);
+    clear(g.dv, b, head, seen_keys, s.tk);
+    if (seen_keys == 0) {
+      for (int64_t h = head * group; h < (head + 1) * group; ++h) clear(g.dq, b, h, 0, s.tq);
+      return;
+    }
+    const int64_t block = std::min(kKeys, round_up(s.tk, 16)), tile = tile_size(s.tq, block);
     const int64_t ld = block + kPadding;
     Scratch scratch(3 * block * wide + 2 * tile * (ld + wide) + 2 * s.tq + 256);
     Memory m{scratch.take(block * s.d), scratch.take(block * s.d), scratch.take(block * wide),
@@ -155,15 +162,14 @@ struct Backward {
       isa.attention.delta({g.out.row(b, 0, h), g.dout.row(b, 0, h),
                            g.lse + (b * s.heads + h) * s.tq, g.out.t, g.dout.t, s.tq, s.d, m.delta,
                            m.lse2});
-      const int64_t all_keys = s.keys(b, s.tq - 1);
-      for (int64_t j = 0; j < all_keys; j += kKeys) {
-        key_block(b, head, h, j, std::min(kKeys, all_keys - j), tile, ld, m);
+      for (int64_t j = 0; j < seen_keys; j += kKeys) {
+        key_block(b, head, h, j, std::min(kKeys, seen_keys - j), tile, ld, m);
       }
     }
   }
 
-  void clear(const Heads<float>& x, int64_t b, int64_t h, int64_t rows) const {
-    for (int64_t i = 0; i < rows; ++i) std::fill_n(x.row(b, i, h), g.s.d, 0.0f);
+  void clear(const Heads<float>& x, int64_t b, int64_t h, int64_t from, int64_t to) const {
+    for (int64_t i = from; i < to; ++i) std::fill_n(x.row(b, i, h), g.s.d, 0.0f);
   }
 
   void key_block(int64_t b, int64_t head, int64_t h, int64_t j, int64_t n, int64_t tile, int64_t ld,
@@ -176,7 +182,16 @@ struct Backward {
     for (int64_t i = 0; i < s.tq; i += tile) {
       const int64_t rows = std::min(tile, s.tq - i);
       const int64_t cols = std::min(n, s.keys(b, i + rows - 1) - j);
-      if (cols <= 0) continue;
+      // The first product into a row of a gradient writes, later ones add.
+      const bool first = i == 0 && h == head * (s.heads / s.kv_heads);
+      if (first && cols < n) {
+        clear(g.dk, b, head, j + std::max<int64_t>(0, cols), j + n);
+        clear(g.dv, b, head, j + std::max<int64_t>(0, cols), j + n);
+      }
+      if (cols <= 0) {
+        if (j == 0) clear(g.dq, b, h, i, i + rows);
+        continue;
+      }
       const float *q = g.q.row(b, i, h), *dout = g.dout.row(b, i, h);
       multiply(isa.gemm, rows, cols, s.d, q, g.q.t, 1, keys, m.scores, ld, 0);
       multiply(isa.gemm, rows, cols, s.d, dout, g.dout.t, 1, values, m.dscores, ld, 0);
@@ -188,11 +203,12 @@ struct Backward {
            m.delta + i});
       const Rows douts = padded(isa.gemm, dout, g.dout.t, rows, s.d, m.douts);
       const Rows queries = padded(isa.gemm, q, g.q.t, rows, s.d, m.queries);
-      multiply(isa.gemm, cols, s.d, rows, m.scores, 1, ld, douts, g.dv.row(b, j, head), g.dv.t, 1);
+      multiply(isa.gemm, cols, s.d, rows, m.scores, 1, ld, douts, g.dv.row(b, j, head), g.dv.t,
+               first ? 0 : 1);
       multiply(isa.gemm, cols, s.d, rows, m.dscores, 1, ld, queries, g.dk.row(b, j, head), g.dk.t,
-               1);
+               first ? 0 : 1);
       multiply(isa.gemm, rows, s.d, cols, m.dscores, ld, 1, plain_keys, g.dq.row(b, i, h), g.dq.t,
-               1);
+               j > 0 ? 1 : 0);
     }
   }
 };

@@ -93,14 +93,16 @@ void softmax_end(const SoftmaxEnd& g) {
     float* out = g.out + i * g.out_row;
     if (g.top2[i] == kNone && g.sum[i] == 0) {
       clear(out, 0, g.d);
-      g.lse[i] = kNone;
-      continue;
+    } else {
+      scale_row(out, g.d, 1 / g.sum[i]);
     }
-    scale_row(out, g.d, 1 / g.sum[i]);
-    float log_sum[kRegLanes];
-    reg_store(log_sum, reg_log(reg_set(g.sum[i])));
-    g.lse[i] = g.top2[i] * kLn2 + log_sum[0];
   }
+  // Without keys: -infinity + log 0.
+  over_registers(g.rows, [&](int64_t i, int64_t lanes) {
+    const Reg log_sum = reg_log(reg_load_upto(g.sum + i, lanes));
+    const Reg top2 = reg_load_upto(g.top2 + i, lanes);
+    reg_store_upto(g.lse + i, reg_fma(top2, reg_set(kLn2), log_sum), lanes);
+  });
 }
 
 void softmax_backward(const SoftmaxBackward& g) {

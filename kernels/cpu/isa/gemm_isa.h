@@ -8,8 +8,8 @@
 namespace parlo::cpu {
 
 // c[i, j] = alpha * sum over k of a[i, k] b[k, j] + beta * c[i, j] for i < rows, j < cols.
-// One of a_row and a_col is 1; tiles of tile_rows rows of A are a_tile apart. beta == 0 does not
-// read c.
+// One of a_row and a_col is 1; if it is a_row, tiles of tile_rows rows of A are a_tile apart.
+// beta == 0 does not read c.
 struct GemmPanel {
   const float* a;
   int64_t a_row, a_col, a_tile;
