@@ -19,8 +19,12 @@ fs::path assets_folder() {
   return self.parent_path().parent_path() / "share" / "parlo";
 }
 
-fs::path signs_base() { return assets_folder() / "signs" / "base"; }
-fs::path signs_clip() { return assets_folder() / "signs" / "clip"; }
+fs::path signs_base() {
+  return assets_folder() / "signs" / "base";
+}
+fs::path signs_clip() {
+  return assets_folder() / "signs" / "clip";
+}
 
 Reward named_reward(const std::string& name, const fs::path& clip) {
   if (name == "pickscore") return pickscore_reward(clip.empty() ? signs_clip() : clip);

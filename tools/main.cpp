@@ -11,6 +11,7 @@ int main(int argc, char** argv) {
   CLI::App app{"parlo trains image generators against several preferences at once"};
   app.require_subcommand(1);
   app.set_version_flag("--version", PARLO_VERSION);
+  parlo::add_demo(app);
   parlo::add_train(app);
   parlo::add_pretrain(app);
   try {

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <mutex>
 #include <set>
+#include <sstream>
 
 #include "models/sd3_pipeline.h"
 #include "rl/rewards/png.h"
@@ -22,8 +23,8 @@ namespace fs = std::filesystem;
 namespace {
 
 // "name=value" entries, or one bare value for all.
-double value_for(const std::vector<std::string>& entries, const std::string& name,
-                 double fallback, const char* flag) {
+double value_for(const std::vector<std::string>& entries, const std::string& name, double fallback,
+                 const char* flag) {
   double result = fallback;
   for (const std::string& entry : entries) {
     const size_t at = entry.find('=');
@@ -164,7 +165,9 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
   app.add_option("--method", o.method, "mapreduce, soup, morl or single")
       ->capture_default_str()
       ->check(CLI::IsMember(names_of(kMethods)));
-  app.add_option("--rewards", o.rewards, "Rewards, one expert each")->delimiter(',');
+  app.add_option("--rewards", o.rewards, "Rewards, one expert each")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--iterations", c.iterations, "Map-Reduce iterations K")->capture_default_str();
   app.add_option("--steps", o.steps, "Rollout steps an expert over the whole run")
       ->capture_default_str();
@@ -214,8 +217,7 @@ void add_train_flags(CLI::App& app, TrainOptions& o) {
 namespace {
 
 double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 void print_scores(const EvalEvent& e) {
@@ -232,7 +234,8 @@ void print_scores(const EvalEvent& e) {
 void print_step(const StepEvent& e, double left) {
   const StepStats& s = e.stats;
   std::printf(
-      "step   iteration %lld  %s %lld: reward %.3f  ratio %.5f (max dev %.1e)  clipped %.0f%%  grad "
+      "step   iteration %lld  %s %lld: reward %.3f  ratio %.5f (max dev %.1e)  clipped %.0f%%  "
+      "grad "
       "%.2e  %.1f s (left %.0f s)\n",
       static_cast<long long>(e.iteration), e.expert.c_str(), static_cast<long long>(s.step),
       s.reward, s.ratio_mean, s.ratio_max_deviation, 100 * s.clip_fraction, s.grad_norm,
@@ -246,9 +249,9 @@ void write_samples(const fs::path& folder, const std::string& name, FlowModel& m
   constexpr size_t kEach = 6;
   std::vector<Prompt> prompts;
   for (const RewardTask& t : tasks) {
-    prompts.insert(prompts.end(), t.held_out.begin(),
-                   t.held_out.begin() +
-                       static_cast<std::ptrdiff_t>(std::min(kEach, t.held_out.size())));
+    prompts.insert(
+        prompts.end(), t.held_out.begin(),
+        t.held_out.begin() + static_cast<std::ptrdiff_t>(std::min(kEach, t.held_out.size())));
   }
   const std::vector<Image> images = sample_images(model, prompts, eval);
   write_png(folder / "samples" / (name + ".png"), make_grid(images, kEach, 4));
@@ -310,64 +313,125 @@ void run_training(TrainOptions o, const fs::path& out) {
     write_samples(out, "merged", *model, tasks, o.run.eval);
   }
   write_summary(out, {o.command, o.method, o.run.seed, seconds_now() - start}, result);
-  std::printf("done   %s in %.0f s, peak memory %.0f MB\n", out.c_str(),
-              seconds_now() - start, static_cast<double>(cpu_memory::stats().peak_bytes) * 1e-6);
+  std::printf("done   %s in %.0f s, peak memory %.0f MB\n", out.c_str(), seconds_now() - start,
+              static_cast<double>(cpu_memory::stats().peak_bytes) * 1e-6);
 }
 
-void add_train(CLI::App& parent) {
-  auto o = std::make_shared<TrainOptions>();
-  auto out = std::make_shared<std::string>();
-  auto resume = std::make_shared<std::string>();
-  CLI::App* app = parent.add_subcommand(
-      "train", "Train experts by GRPO, merge, fold, iterate (MapReduce LoRA and its baselines)");
-  app->add_option("--out", *out, "Run folder, new or empty");
-  app->add_option("--resume", *resume, "Continue the run in this folder with its own settings");
-  app->set_config("--config", "", "Settings from a TOML file; flags override it");
-  add_train_flags(*app, *o);
-  app->callback([=] { train_command(*app, *o, *out, *resume); });
+// Lists that are empty are left out: CLI11 could not read them back.
+std::string run_settings_text(const CLI::App& app) {
+  std::istringstream in(app.config_to_str(true, false));
+  std::string out;
+  for (std::string line; std::getline(in, line);) {
+    if (!line.ends_with("=\"\"") && !line.ends_with("=[]")) out += line + "\n";
+  }
+  return out;
+}
+
+namespace {
+
+struct Settings {
+  TrainOptions options;
+  std::string text;
+};
+
+// Settings of a file, overridden by the flags that were given to `app` (null: none).
+Settings read_settings(const fs::path& config, const CLI::App* app) {
+  if (!fs::exists(config)) throw UsageError(config.string() + ": no such settings file");
+  Settings s;
+  CLI::App reader;
+  reader.set_config("--config", "")->configurable(false);
+  add_train_flags(reader, s.options);
+  std::vector<std::string> args{"--config", config.string()};
+  for (const CLI::Option* option : app ? app->get_options() : std::vector<const CLI::Option*>{}) {
+    if (option->count() == 0 || !option->get_configurable()) continue;
+    if (option->get_expected_max() == 0) {
+      args.push_back(option->get_name() + "=" + option->results().front());
+      continue;
+    }
+    args.push_back(option->get_name());
+    for (const std::string& value : option->results()) args.push_back(value);
+  }
+  std::reverse(args.begin(), args.end());  // as CLI11 takes them
+  try {
+    reader.parse(args);
+  } catch (const CLI::ParseError& e) {
+    throw UsageError(config.string() + ": " + e.what());
+  }
+  s.text = run_settings_text(reader);
+  return s;
+}
+
+}  // namespace
+
+void check_same_config(const fs::path& folder, const std::string& text) {
+  if (read_file(folder / "config.toml") == text) return;
+  throw UsageError(folder.string() +
+                   ": holds an unfinished run with other settings; give another "
+                   "--out, or continue it with parlo train --resume " +
+                   folder.string());
+}
+
+namespace {
+
+void start_run(CLI::App& app, const TrainOptions& given, const std::string& out,
+               const std::string& config) {
+  if (out.empty()) throw UsageError("train: needs --out DIR (or --resume DIR)");
+  if (fs::exists(fs::path(out) / "config.toml")) {
+    throw UsageError(out + ": already holds a run; use --resume " + out +
+                     " to continue it, or another folder");
+  }
+  Settings s{given, run_settings_text(app)};
+  if (!config.empty()) s = read_settings(config, &app);
+  s.options.config_text = s.text;
+  s.options.command = concat("parlo train --out ", out);
+  apply(s.options.common);
+  run_training(s.options, out);
 }
 
 // A resumed run takes everything from its own config.toml, so the flags of the first call must not
 // come again with other values: only what cannot change results may be given.
-void train_command(CLI::App& app, TrainOptions& o, const std::string& out,
-                   const std::string& resume) {
-  if (resume.empty()) {
-    if (out.empty()) throw UsageError("train: needs --out DIR (or --resume DIR)");
-    if (fs::exists(fs::path(out) / "config.toml")) {
-      throw UsageError(out + ": already holds a run; use --resume " + out +
-                       " to continue it, or another folder");
-    }
-    o.config_text = app.config_to_str(true, false);
-    o.command = concat("parlo train --out ", out);
-    apply(o.common);
-    run_training(o, out);
-    return;
-  }
-  const fs::path config = fs::path(resume) / "config.toml";
-  if (!fs::exists(config)) throw UsageError(resume + ": no run to resume (config.toml is missing)");
+void resume_run(CLI::App& app, const TrainOptions& given, const std::string& folder) {
+  const fs::path config = fs::path(folder) / "config.toml";
+  if (!fs::exists(config)) throw UsageError(folder + ": no run to resume (config.toml is missing)");
   const std::set<std::string> allowed{"--resume", "--threads", "--device", "--help"};
   for (const CLI::Option* option : app.get_options()) {
-    const std::string name = option->get_name();
-    if (option->count() > 0 && allowed.count(name) == 0) {
-      throw UsageError(concat("train --resume: ", name, " was given, but a resumed run keeps the settings of ", config.string(), "; drop the flag or start a new run"));
+    if (option->count() > 0 && allowed.count(option->get_name()) == 0) {
+      throw UsageError(concat("train --resume: ", option->get_name(),
+                              " was given, but a resumed run keeps the settings of ",
+                              config.string(), "; drop the flag or start a new run"));
     }
   }
-  const CommonOptions common = o.common;
-  TrainOptions stored;
-  CLI::App reader;
-  std::string ignored;
-  reader.add_option("--out", ignored);
-  reader.add_option("--resume", ignored);
-  reader.set_config("--config", "");
-  add_train_flags(reader, stored);
-  const std::string path = config.string();
-  const char* args[] = {"train", "--config", path.c_str()};
-  reader.parse(3, args);
-  stored.common.threads = common.threads;
-  stored.common.device = common.device;
-  stored.command = concat("parlo train --resume ", resume);
-  apply(stored.common);
-  run_training(stored, resume);
+  Settings s = read_settings(config, nullptr);
+  s.options.common.threads = given.common.threads;
+  s.options.common.device = given.common.device;
+  s.options.command = concat("parlo train --resume ", folder);
+  apply(s.options.common);
+  run_training(s.options, folder);
+}
+
+}  // namespace
+
+void add_train(CLI::App& parent) {
+  struct Places {
+    std::string out, resume, config;
+  };
+  auto o = std::make_shared<TrainOptions>();
+  auto at = std::make_shared<Places>();
+  CLI::App* app = parent.add_subcommand(
+      "train", "Train experts by GRPO, merge, fold, iterate (MapReduce LoRA and its baselines)");
+  app->add_option("--out", at->out, "Run folder, new or empty")->configurable(false);
+  app->add_option("--resume", at->resume, "Continue the run in this folder, its own settings")
+      ->configurable(false);
+  app->add_option("--config", at->config, "Settings from a TOML file; flags override it")
+      ->configurable(false);
+  add_train_flags(*app, *o);
+  app->callback([=] {
+    if (at->resume.empty()) {
+      start_run(*app, *o, at->out, at->config);
+    } else {
+      resume_run(*app, *o, at->resume);
+    }
+  });
 }
 
 }  // namespace parlo

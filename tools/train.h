@@ -29,7 +29,9 @@ void add_train_flags(CLI::App& app, TrainOptions& options);
 std::vector<RewardTask> make_tasks(const TrainOptions& options);
 // Starts or continues the run in `out`, prints progress, writes summary and report.
 void run_training(TrainOptions options, const std::filesystem::path& out);
-void train_command(CLI::App& app, TrainOptions& options, const std::string& out,
-                   const std::string& resume);
+// UsageError unless the run in the folder was started with these settings.
+void check_same_config(const std::filesystem::path& folder, const std::string& config_text);
+// What config.toml holds for the flags of an app: every setting.
+std::string run_settings_text(const CLI::App& app);
 
 }  // namespace parlo
