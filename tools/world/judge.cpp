@@ -59,7 +59,8 @@ JudgeReport judge_accuracy(const Reward& reward, int64_t count, uint64_t seed) {
   const std::vector<Prompt> prompts = balanced_prompts(reward.name, Split::held_out, count);
   // Wrong captions come from both splits: few held-out ones share nothing.
   std::vector<Prompt> all = world_prompts(reward.name, Split::train);
-  for (Prompt& prompt : world_prompts(reward.name, Split::held_out)) all.push_back(std::move(prompt));
+  for (Prompt& prompt : world_prompts(reward.name, Split::held_out))
+    all.push_back(std::move(prompt));
   std::vector<Image> images(prompts.size()), noise(prompts.size());
   std::vector<Prompt> wrong, other;
   Random random(key);
