@@ -1,5 +1,8 @@
 #include "lora/adapter.h"
 
+#include <sstream>
+#include <utility>
+
 #include "autograd/functions.h"
 
 namespace parlo {
@@ -104,19 +107,29 @@ void fold_adapters(const Linears& linears, std::span<const WeightedAdapter> adap
   }
 }
 
-TargetModules target_preset(const std::string& name) {
+TargetModules parse_targets(const std::string& text) {
   TargetModules t;
+  if (text == "all-linear" || text.starts_with("re:")) {
+    t.pattern = text == "all-linear" ? text : text.substr(3);
+    return t;
+  }
+  if (text != "attention" && text != "attention+mlp") {
+    std::istringstream in(text);
+    for (std::string name; std::getline(in, name, ',');) {
+      if (!name.empty()) t.names.push_back(name);
+    }
+    if (t.names.empty()) throw UsageError("LoRA targets: the list is empty");
+    return t;
+  }
   t.names = {"attn.to_q",       "attn.to_k",       "attn.to_v",       "attn.to_out.0",
              "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"};
-  if (name == "attention") return t;
-  if (name == "attention+mlp") {
+  if (text == "attention+mlp") {
     for (const char* mlp :
          {"ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"}) {
       t.names.push_back(mlp);
     }
-    return t;
   }
-  throw UsageError("LoRA targets \"" + name + "\": expected attention or attention+mlp");
+  return t;
 }
 
 }  // namespace parlo

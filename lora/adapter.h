@@ -59,8 +59,9 @@ class AdapterDisabled {
 // tensor, so that models which share the old one keep it.
 void fold_adapters(const Linears& linears, std::span<const WeightedAdapter> adapters);
 
-// Published target lists. "attention": the eight projections of flow_grpo's SD3.5 run;
-// "attention+mlp": those and both linears of both MLPs, as its FLUX run. UsageError otherwise.
-TargetModules target_preset(const std::string& name);
+// "attention": the eight projections of flow_grpo's SD3.5 run; "attention+mlp": those and both
+// linears of both MLPs, as its FLUX run; "all-linear"; "re:PATTERN", a regular expression for the
+// whole name; otherwise a comma-separated list of names, matched at a dot.
+TargetModules parse_targets(const std::string& text);
 
 }  // namespace parlo

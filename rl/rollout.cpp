@@ -42,8 +42,10 @@ Tensor velocity_of(const FlowModel& model, const Tensor& x, double sigma,
 
 }  // namespace
 
-int64_t window_size(const RolloutConfig& c) {
-  return c.window > 0 ? c.window : c.steps - 1;
+int64_t trained_steps(const RolloutConfig& c) {
+  if (c.window > 0) return c.window;
+  const auto share = static_cast<int64_t>(c.timestep_fraction * static_cast<double>(c.steps));
+  return std::min(c.steps - 1, share);
 }
 
 int64_t window_start(const RolloutConfig& c, RandomKey key) {
@@ -58,7 +60,9 @@ void validate(const RolloutConfig& c) {
   if (c.noise == FlowNoise::ode) fail("noise is ode, which has no log-probability to train on");
   if (!(c.noise_level > 0)) fail(concat("noise level is ", c.noise_level, ", expected > 0"));
   if (c.micro_batch < 1) fail(concat("micro batch is ", c.micro_batch, ", expected at least 1"));
-  // The last step has a vanishing (cps) or extremely peaked (sde) density and is never trained.
+  if (c.window <= 0 && trained_steps(c) < 1) {
+    fail(concat("timestep fraction ", c.timestep_fraction, " trains none of ", c.steps, " steps"));
+  }
   const bool fits = c.window <= 0 || (c.window_low >= 0 && c.window_high <= c.steps - 1 &&
                                       c.window_low + c.window <= c.window_high);
   if (!fits) {
@@ -77,7 +81,8 @@ Rollout rollout(const FlowModel& model, const Condition& condition, const Condit
   for (int64_t t = 0; t < config.steps; ++t) {
     const double sigma = sigmas[static_cast<size_t>(t)];
     const double next_sigma = sigmas[static_cast<size_t>(t + 1)];
-    const bool stochastic = t >= start && t < start + window_size(config);
+    const bool trained = t >= start && t < start + trained_steps(config);
+    const bool stochastic = trained || config.window <= 0;
     const FlowCoefficients c = flow_coefficients(stochastic ? config.noise : FlowNoise::ode, sigma,
                                                  next_sigma, config.noise_level, sigmas[1]);
     const Tensor v =
@@ -85,7 +90,7 @@ Rollout rollout(const FlowModel& model, const Condition& condition, const Condit
     std::vector<RandomKey> step_keys;
     for (const SampleKey& k : keys) step_keys.push_back(k.step.fold(static_cast<uint64_t>(t)));
     const FlowStep s = flow_step(c, x, v, step_keys);
-    if (stochastic) out.steps.push_back({sigma, c, x, s.next, s.log_prob});
+    if (trained) out.steps.push_back({sigma, c, x, s.next, s.log_prob});
     x = s.next;
   }
   out.latents = x.view(batch_shape(model, x.dim(0)));

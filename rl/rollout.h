@@ -16,10 +16,11 @@ struct RolloutConfig {
   FlowNoise noise = FlowNoise::cps;
   double noise_level = 0.8;  // a
   // One window of `window` stochastic steps, its start drawn from [window_low, window_high -
-  // window]; 0 means every step but the last.
+  // window]; 0 makes every step stochastic and trains the first int(timestep_fraction * steps).
   int64_t window = 3;
   int64_t window_low = 0;
   int64_t window_high = 5;
+  double timestep_fraction = 0.99;
   double guidance = 1.0;
   bool detach_uncond = false;
   int64_t micro_batch = 32;  // samples a forward pass; no effect on results
@@ -45,8 +46,9 @@ struct Rollout {
 
 // First stochastic step of a window drawn from the key (0 without a window).
 int64_t window_start(const RolloutConfig& config, RandomKey key);
-// Number of stochastic steps.
-int64_t window_size(const RolloutConfig& config);
+// Number of steps that are stored and trained: the window, or the trained share of all steps. The
+// last step is never among them: its density vanishes (cps) or is extremely peaked (sde).
+int64_t trained_steps(const RolloutConfig& config);
 
 // UsageError naming the field when the settings do not fit each other.
 void validate(const RolloutConfig& config);

@@ -131,6 +131,9 @@ void add_rollout_flags(CLI::App& app, TrainOptions& o) {
       ->capture_default_str();
   app.add_option("--window-high", r.window_high, "Step the window must end before")
       ->capture_default_str();
+  app.add_option("--timestep-fraction", r.timestep_fraction,
+                 "Without a window: train the first int(fraction * steps) steps")
+      ->capture_default_str();
   app.add_option("--guidance", r.guidance, "Classifier-free guidance; 1: off")
       ->capture_default_str();
   app.add_flag("--detach-uncond", r.detach_uncond, "No gradient through the unconditional branch");
@@ -189,7 +192,9 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
       ->delimiter(',');
   app.add_option("--rank", c.lora.r, "LoRA rank")->capture_default_str();
   app.add_option("--alpha", c.lora.lora_alpha, "LoRA alpha")->capture_default_str();
-  app.add_option("--targets", o.targets, "attention or attention+mlp")->capture_default_str();
+  app.add_option("--targets", o.targets,
+                 "attention, attention+mlp, all-linear, re:PATTERN or names")
+      ->capture_default_str();
   app.add_option("--eval-count", o.eval_count, "Held-out prompts a reward")->capture_default_str();
   app.add_option("--eval-steps", c.eval.steps, "Sampler steps of evaluation")
       ->capture_default_str();
@@ -266,7 +271,7 @@ void run_training(TrainOptions o, const fs::path& out) {
   o.run.carry = kCarries.at(o.optimizer);
   o.run.grpo.rollout.noise = kNoises.at(o.noise);
   o.run.eval.guidance = o.run.grpo.rollout.guidance;
-  o.run.lora.target_modules = target_preset(o.targets);
+  o.run.lora.target_modules = parse_targets(o.targets);
   const std::vector<RewardTask> tasks = make_tasks(o);
   validate(o.run, tasks);
   const fs::path base = o.base.empty() ? signs_base() : fs::path(o.base);
