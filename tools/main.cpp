@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   parlo::add_demo(app);
   parlo::add_train(app);
   parlo::add_pretrain(app);
+  parlo::add_compare(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

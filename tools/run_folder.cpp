@@ -127,6 +127,7 @@ void write_summary(const fs::path& folder, const SummaryInfo& info, const RunRes
                  {"commit", PARLO_COMMIT},
                  {"method", info.method},
                  {"seed", info.seed},
+                 {"iterations", info.iterations},
                  {"device", "cpu"},
                  {"seconds", info.seconds},
                  {"peak_bytes", cpu_memory::stats().peak_bytes},

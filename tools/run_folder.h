@@ -29,6 +29,7 @@ struct SummaryInfo {
   std::string command;
   std::string method;
   uint64_t seed = 0;
+  int64_t iterations = 1;
   double seconds = 0;
 };
 

@@ -196,6 +196,8 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
                  "attention, attention+mlp, all-linear, re:PATTERN or names")
       ->capture_default_str();
   app.add_option("--eval-count", o.eval_count, "Held-out prompts a reward")->capture_default_str();
+  app.add_flag("--score-experts,!--no-score-experts", c.evaluate_experts,
+               "Score every expert of every iteration on all rewards (default on)");
   app.add_option("--eval-steps", c.eval.steps, "Sampler steps of evaluation")
       ->capture_default_str();
   app.add_option("--eval-seed", c.eval.seed, "Noise of evaluation")->capture_default_str();
@@ -317,7 +319,8 @@ void run_training(TrainOptions o, const fs::path& out) {
     LoraAdapter::load(model->linears(), out / "adapters" / "merged").enable(model->linears());
     write_samples(out, "merged", *model, tasks, o.run.eval);
   }
-  write_summary(out, {o.command, o.method, o.run.seed, seconds_now() - start}, result);
+  write_summary(out, {o.command, o.method, o.run.seed, o.run.iterations, seconds_now() - start},
+                result);
   std::printf("done   %s in %.0f s, peak memory %.0f MB\n", out.c_str(), seconds_now() - start,
               static_cast<double>(cpu_memory::stats().peak_bytes) * 1e-6);
 }
