@@ -30,40 +30,53 @@ struct Product {
   const GemmIsa& isa;
   const Gemm<float>& g;
   const bf16_t* b_bf16;
+  const GemmPairsIsa* pairs;  // set: operands in pairs of bf16, K counted in pairs
   const GemmEpilogue* epilogue;
   Panels panels;
-  int64_t blocks, block_k;
+  int64_t k, blocks, block_k;
   Tensor packed;     // every block and panel, or undefined
   Tensor packed_up;  // [rank, n] in panels
 
   Product(const GemmIsa& isa, const Gemm<float>& g, const bf16_t* b, const GemmEpilogue* epilogue)
-      : isa(isa), g(g), b_bf16(b), epilogue(epilogue), panels(isa, g.n) {
-    blocks = std::max<int64_t>(1, ceil_div(g.k, kBlockK));
-    block_k = ceil_div(g.k, blocks);
+      : isa(isa),
+        g(g),
+        b_bf16(b),
+        pairs(b && has_avx512_bf16() ? &gemm_avx512bf16 : nullptr),
+        epilogue(epilogue),
+        panels(isa, g.n),
+        k(pairs ? ceil_div(g.k, 2) : g.k) {
+    blocks = std::max<int64_t>(1, ceil_div(k, kBlockK));
+    block_k = ceil_div(k, blocks);
   }
 
-  int64_t block_begin(int64_t block) const { return std::min(g.k, block * block_k); }
+  int64_t block_begin(int64_t block) const { return std::min(k, block * block_k); }
   int64_t block_size(int64_t block) const { return block_begin(block + 1) - block_begin(block); }
+  // Elements of K in a block, at most 2 a pair.
+  int64_t elements(int64_t block) const {
+    return pairs ? std::min(2 * block_size(block), g.k - 2 * block_begin(block))
+                 : block_size(block);
+  }
+  bool copies_a() const { return pairs || g.a_col != 1; }
   float* packed_panel(int64_t block, int64_t p) const {
     return packed.data<float>() + block_begin(block) * panels.padded() +
            block_size(block) * panels.begin(p);
   }
 
   void pack(int64_t block, int64_t p, float* out) const {
+    const int64_t cols = std::min(panels.width(p), g.n - panels.begin(p));
+    if (pairs) {
+      const int64_t at = 2 * block_begin(block) + panels.begin(p) * g.b_col;
+      const auto* b = reinterpret_cast<const uint16_t*>(b_bf16 + at);
+      return pairs->pack_b({b, g.b_col, elements(block), cols, panels.width(p), out});
+    }
     const int64_t at = block_begin(block) * g.b_row + panels.begin(p) * g.b_col;
     const void* b = b_bf16 ? static_cast<const void*>(b_bf16 + at) : g.b + at;
-    const GemmPack task{b,
-                        g.b_row,
-                        g.b_col,
-                        block_size(block),
-                        std::min(panels.width(p), g.n - panels.begin(p)),
-                        panels.width(p),
-                        out};
+    const GemmPack task{b, g.b_row, g.b_col, block_size(block), cols, panels.width(p), out};
     b_bf16 ? isa.pack_bf16(task) : isa.pack_f32(task);
   }
 
   void pack_all() {
-    packed = Tensor::empty({g.k * panels.padded()});
+    packed = Tensor::empty({k * panels.padded()});
     const int64_t panel_size = std::max<int64_t>(1, block_k * panels.width(0));
     parallel_for(blocks * panels.count, ceil_div(64 * 1024, panel_size),
                  [&](int64_t begin, int64_t end) {
@@ -96,7 +109,7 @@ struct Product {
   void run(int64_t row, int64_t rows, int64_t first, int64_t last) const {
     const int64_t tile = isa.tile_rows, b_size = packed ? 0 : block_k * panels.width(0);
     const Tensor scratch =
-        Tensor::empty({b_size + (g.a_col == 1 ? 0 : ceil_div(rows, tile) * tile * block_k)});
+        Tensor::empty({b_size + (copies_a() ? ceil_div(rows, tile) * tile * block_k : 0)});
     float* b_memory = scratch.data<float>();
     for (int64_t block = 0; block < blocks; ++block) {
       GemmPanel left = left_of(block, row, rows, b_memory + b_size);
@@ -107,17 +120,23 @@ struct Product {
         task.a_tile = left.a_tile, task.k = left.k;
         task.b = packed ? packed_panel(block, p) : b_memory;
         task.alpha = g.alpha, task.beta = block == 0 ? g.beta : 1;
-        isa.panel(task);
+        pairs ? pairs->panel(task) : isa.panel(task);
         if (epilogue && block + 1 == blocks) finish(row, rows, p);
       }
     }
   }
 
-  // The fields of A for one block of K, copied into tiles first where A is transposed.
+  // The fields of A for one block of K; A is copied first where it is transposed or rounded.
   GemmPanel left_of(int64_t block, int64_t row, int64_t rows, float* memory) const {
     const int64_t tile = isa.tile_rows;
     GemmPanel left{};
     left.k = block_size(block);
+    if (pairs) {
+      const float* a = g.a + row * g.a_row + 2 * block_begin(block);
+      pairs->pack_a({a, g.a_row, rows, elements(block), memory, left.k});
+      left.a = memory, left.a_row = left.k, left.a_col = 1;
+      return left;
+    }
     left.a = g.a + row * g.a_row + block_begin(block) * g.a_col;
     left.a_row = g.a_row, left.a_col = 1, left.a_tile = g.a_row * tile;
     if (g.a_col == 1) return left;

@@ -63,4 +63,28 @@ struct GemmIsa {
 };
 extern const GemmIsa gemm_avx2, gemm_avx512;
 
+// Rows of A rounded to pairs of bf16.
+struct GemmPairsA {
+  const float* a;
+  int64_t a_row, rows, k;
+  float* out;  // ceil(k / 2) pairs a row, rows out_row pairs apart
+  int64_t out_row;
+};
+
+// A panel of pairs from the transpose of B: element (k, j) is b[j * b_col + k].
+struct GemmPairsB {
+  const uint16_t* b;
+  int64_t b_col, k, cols, width;
+  float* out;
+};
+
+// The same product with operands in pairs of bf16 (32 bits each, in memory typed float): panel's k
+// and a_row count pairs.
+struct GemmPairsIsa {
+  void (*panel)(const GemmPanel&);
+  void (*pack_a)(const GemmPairsA&);
+  void (*pack_b)(const GemmPairsB&);
+};
+extern const GemmPairsIsa gemm_avx512bf16;
+
 }  // namespace parlo::cpu

@@ -87,17 +87,19 @@ void gemm_tile(const GemmPanel& g, const float* a, float* c) {
   const int64_t a_row = kRowMajor ? g.a_row : 1, a_col = kRowMajor ? 1 : g.a_col;
   const float* b = g.b;
   int64_t left = g.k;
-  for (; left >= kPrefetch; left -= kPrefetch) {
-    if (kRowMajor) {  // the same columns of the next tile's rows
+  if constexpr (R == rows_of(V, kRowMajor)) {
+    for (; left >= kPrefetch; left -= kPrefetch) {
+      if (kRowMajor) {  // the same columns of the next tile's rows
 #pragma GCC unroll 12
-      for (int i = 0; i < R; ++i) __builtin_prefetch(a + (R + i) * a_row);
-    }
-    for (int64_t k = 0; k < kPrefetch; k += 4) {
-      gemm_step<R, V>(a, a_row, b, sum);
-      gemm_step<R, V>(a + a_col, a_row, b + g.b_row, sum);
-      gemm_step<R, V>(a + 2 * a_col, a_row, b + 2 * g.b_row, sum);
-      gemm_step<R, V>(a + 3 * a_col, a_row, b + 3 * g.b_row, sum);
-      a += 4 * a_col, b += 4 * g.b_row;
+        for (int i = 0; i < R; ++i) __builtin_prefetch(a + (R + i) * a_row);
+      }
+      for (int64_t k = 0; k < kPrefetch; k += 4) {
+        gemm_step<R, V>(a, a_row, b, sum);
+        gemm_step<R, V>(a + a_col, a_row, b + g.b_row, sum);
+        gemm_step<R, V>(a + 2 * a_col, a_row, b + 2 * g.b_row, sum);
+        gemm_step<R, V>(a + 3 * a_col, a_row, b + 3 * g.b_row, sum);
+        a += 4 * a_col, b += 4 * g.b_row;
+      }
     }
   }
   for (; left > 0; --left, a += a_col, b += g.b_row) gemm_step<R, V>(a, a_row, b, sum);
