@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cmath>
 #include <memory>
+#include <mutex>
 #include <numeric>
 
 #include "tensor/error.h"
@@ -132,15 +133,14 @@ Gray prepared(const Image& image, int scale, int border) {
 // environment before the process starts; this setting works at once, for the calling thread.
 void serialise_openmp() {
   using SetLevels = void (*)(int);
-  if (const auto set =
-          reinterpret_cast<SetLevels>(dlsym(RTLD_DEFAULT, "omp_set_max_active_levels")))
-    set(0);
+  static const auto set =
+      reinterpret_cast<SetLevels>(dlsym(RTLD_DEFAULT, "omp_set_max_active_levels"));
+  if (set) set(0);
 }
 
 class Reader {
  public:
   Reader() {
-    serialise_openmp();
     // No second look at the inverted picture when the first reading is doubtful: the world writes
     // dark on pale, and it doubled the time on unreadable samples.
     const std::vector<std::string> names = {"debug_file", "tessedit_do_invert", "invert_threshold"};
@@ -164,15 +164,53 @@ class Reader {
   tesseract::TessBaseAPI api_;
 };
 
+// As many engines as were ever in use at once. The first one is made by the constructor, because
+// that makes Tesseract's own static cache as well: statics die in reverse order, so the engines go
+// before the cache they hold on to. As thread_local objects they outlived it.
+class Readers {
+ public:
+  Readers() { idle_.push_back(std::make_unique<Reader>()); }
+
+  std::string read(const Image& image) {
+    std::unique_ptr<Reader> reader = take();
+    std::string text = reader->read(image);  // an engine that throws is not used again
+    const std::lock_guard lock(mutex_);
+    idle_.push_back(std::move(reader));
+    return text;
+  }
+
+ private:
+  std::unique_ptr<Reader> take() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!idle_.empty()) {
+        std::unique_ptr<Reader> reader = std::move(idle_.back());
+        idle_.pop_back();
+        return reader;
+      }
+    }
+    return std::make_unique<Reader>();
+  }
+
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Reader>> idle_;
+};
+
+Readers& readers() {
+  static Readers all;
+  return all;
+}
+
 }  // namespace
 
 std::string read_text(const Image& image) {
   CHECK(image.width > 0 && image.height > 0, "read_text: the image is empty");
-  static thread_local Reader reader;
-  return reader.read(image);
+  serialise_openmp();
+  return readers().read(image);
 }
 
 Reward make_ocr_reward() {
+  readers();  // a missing model is an error here, not a score of 0 later
   return reward_of_judge(
       "ocr",
       [](const Image& image, const Prompt& prompt) {

@@ -19,7 +19,8 @@ int64_t levenshtein(std::string_view a, std::string_view b);
 // The score of a reading, both texts as they come.
 double ocr_score(std::string_view target, std::string_view reading);
 
-// What Tesseract reads, as it comes. Each thread keeps its own engine (about 10 MB, 60 ms to load).
+// What Tesseract reads, as it comes. Threads that read at once each have an engine of their own
+// (about 10 MB, 60 ms to load).
 std::string read_text(const Image& image);
 
 Reward make_ocr_reward();
