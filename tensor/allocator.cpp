@@ -17,6 +17,7 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kStaggerStep = 320;  // odd number of cache lines: cycles through the whole page
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kLargest = size_t{1} << 47;  // a process has 47 bits of addresses
 
 // Stands right before the bytes handed out.
 struct alignas(64) Header {
@@ -61,7 +62,19 @@ Header* new_block(State& s, size_t capacity) {
 
 }  // namespace
 
+namespace {
+
+void free_cached(State& s) {
+  for (auto& [capacity, blocks] : s.free_blocks)
+    for (Header* header : blocks) std::free(header->base);
+  s.free_blocks.clear();
+  s.stats.cached_bytes = 0;
+}
+
+}  // namespace
+
 void* allocate(size_t bytes) {
+  CHECK(bytes <= kLargest, "allocate: ", bytes, " bytes are more than any machine has");
   const size_t capacity = size_class(bytes);
   State& s = state();
   std::lock_guard lock(s.mutex);
@@ -73,6 +86,10 @@ void* allocate(size_t bytes) {
     s.stats.cached_bytes -= static_cast<int64_t>(capacity);
   } else {
     header = new_block(s, capacity);
+    if (!header) {
+      free_cached(s);
+      header = new_block(s, capacity);
+    }
   }
   CHECK(header, "allocate: no memory for ", bytes, " bytes (", s.stats.current_bytes, " in use, ",
         s.stats.cached_bytes, " cached); use a smaller batch or model");
@@ -106,10 +123,7 @@ void reset_peak() {
 void empty_cache() {
   State& s = state();
   std::lock_guard lock(s.mutex);
-  for (auto& [capacity, blocks] : s.free_blocks)
-    for (Header* header : blocks) std::free(header->base);
-  s.free_blocks.clear();
-  s.stats.cached_bytes = 0;
+  free_cached(s);
 }
 
 }  // namespace parlo::cpu_memory

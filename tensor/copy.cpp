@@ -1,11 +1,28 @@
 // Strided and converting copies behind Tensor::copy_from, fill and to_vector.
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "tensor/parallel.h"
 #include "tensor/tensor.h"
 
 namespace parlo {
 namespace {
+
+// Stops at the ends of the integer's range; NaN becomes 0. A plain cast is undefined there.
+template <class To, class From>
+To to_integer(From x) {
+  constexpr To kLow = std::numeric_limits<To>::lowest(), kHigh = std::numeric_limits<To>::max();
+  if constexpr (std::is_integral_v<From>) {
+    return std::cmp_less(x, kLow) ? kLow
+                                  : (std::cmp_greater(x, kHigh) ? kHigh : static_cast<To>(x));
+  } else {
+    if (x != x) return 0;
+    // The upper end may round up to a power of two, which is itself out of range.
+    if (x >= static_cast<From>(kHigh)) return kHigh;
+    return x <= static_cast<From>(kLow) ? kLow : static_cast<To>(x);
+  }
+}
 
 template <class To, class From>
 To convert(From x) {
@@ -18,6 +35,8 @@ To convert(From x) {
     return to_bf16(static_cast<float>(x));
   } else if constexpr (std::is_same_v<To, f16_t>) {
     return to_f16(static_cast<float>(x));
+  } else if constexpr (std::is_integral_v<To>) {
+    return to_integer<To>(x);
   } else {
     return static_cast<To>(x);
   }
@@ -82,11 +101,31 @@ void copy_strided(To* to, const From* from, const Walk& w) {
   });
 }
 
+// Last byte a view touches, counted from its first; strides are not negative.
+size_t extent(const Tensor& t) {
+  int64_t last = 0;
+  for (int i = 0; i < t.rank(); ++i) last += (t.dim(i) - 1) * t.strides()[i];
+  return static_cast<size_t>(last + 1) * dtype_size(t.dtype());
+}
+
+bool may_overlap(const Tensor& a, const Tensor& b) {
+  if (a.storage() != b.storage()) return false;
+  const auto *pa = static_cast<const std::byte*>(a.raw()),
+             *pb = static_cast<const std::byte*>(b.raw());
+  const bool same = pa == pb && a.strides() == b.strides() && a.dtype() == b.dtype();
+  return !same && pa < pb + extent(b) && pb < pa + extent(a);
+}
+
 }  // namespace
 
 void Tensor::copy_from(const Tensor& src) const {
   check_shape("Tensor::copy_from", "source", src, shape_);
   CHECK(!read_only(), "Tensor::copy_from: destination is a read-only mapping");
+  if (numel() == 0) return;
+  for (int i = 0; i < rank(); ++i)
+    CHECK(shape_[i] == 1 || strides_[i] != 0, "Tensor::copy_from: destination of shape ", shape_,
+          " repeats its elements along axis ", i, "; clone() it first");
+  if (may_overlap(*this, src)) return copy_from(src.clone());
   const Walk w = simplify(shape_, src.strides_, strides_);
   visit_dtype(dtype_, [&](auto to) {
     visit_dtype(src.dtype_, [&](auto from) {

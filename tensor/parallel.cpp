@@ -5,12 +5,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tensor/error.h"
@@ -50,8 +53,10 @@ class Pool {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  void run(const Job& job) {
-    std::lock_guard one_at_a_time(run_mutex_);
+  // False, with nothing done, while another caller's job runs.
+  bool run(const Job& job) {
+    std::unique_lock one_at_a_time(run_mutex_, std::try_to_lock);
+    if (!one_at_a_time) return false;
     error_ = nullptr;
     job_ = job;
     next_.store(0, std::memory_order_relaxed);
@@ -63,8 +68,11 @@ class Pool {
     }
     take_chunks();
     gate_.fetch_add(kClosed, std::memory_order_acq_rel);
-    while (gate_.load(std::memory_order_acquire) != kClosed) _mm_pause();
-    if (error_) std::rethrow_exception(error_);
+    // A worker may have lost its core to another process in the middle of a chunk: give it ours.
+    for (int i = 0; gate_.load(std::memory_order_acquire) != kClosed; ++i)
+      i < kSpins ? _mm_pause() : std::this_thread::yield();
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+    return true;
   }
 
  private:
@@ -128,14 +136,24 @@ class Pool {
   std::atomic<bool> stop_{false};
 };
 
+// The CPU limit of a container, rounded up; 0 when there is none.
+int quota_threads() {
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  double quota = 0, period = 0;
+  if (!(file >> quota >> period) || period <= 0) return 0;  // "max" is no number
+  return std::max(1, static_cast<int>(std::ceil(quota / period)));
+}
+
 int default_threads() {
   if (const char* text = std::getenv("PARLO_NUM_THREADS")) {
     const int n = std::atoi(text);
     if (n >= 1) return n;
   }
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());
+  int cores = static_cast<int>(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
+  const int quota = quota_threads();
+  return std::max(1, quota > 0 ? std::min(cores, quota) : cores);
 }
 
 std::mutex pool_mutex;
@@ -168,12 +186,10 @@ void detail::parallel_run(int64_t n, int64_t grain, ChunkFn fn, void* context) {
   if (n <= 0) return;
   grain = std::max<int64_t>(1, grain);
   const Job job{fn, context, n, grain, (n + grain - 1) / grain};
-  if (job.chunks == 1 || inside || the_pool().size() == 1) {
-    for (int64_t begin = 0; begin < n; begin += grain)
-      fn(context, begin, std::min(begin + grain, n));
-    return;
-  }
-  the_pool().run(job);
+  // Serial when there is nothing to share or nobody to share it with: a second caller does not
+  // wait for the pool. The chunks are the same.
+  if (job.chunks > 1 && !inside && the_pool().size() > 1 && the_pool().run(job)) return;
+  for (int64_t begin = 0; begin < n; begin += grain) fn(context, begin, std::min(begin + grain, n));
 }
 
 }  // namespace parlo

@@ -8,8 +8,8 @@
 
 namespace parlo {
 
-// Threads used by parallel_for, caller included. Default: PARLO_NUM_THREADS or the cores
-// available to the process. n >= 1.
+// Threads used by parallel_for, caller included. Default: PARLO_NUM_THREADS, or the cores available
+// to the process within its container's CPU limit. n >= 1; not to be changed while a loop runs.
 void set_num_threads(int n);
 int num_threads();
 

@@ -26,18 +26,24 @@ int64_t Shape::numel() const {
   return n;
 }
 
+void Shape::bad_axis(int i) const {
+  throw Error(concat("Shape: no axis ", i, " in shape ", *this));
+}
+
 void Shape::push_back(int64_t d) {
   insert(rank_, d);
 }
 
 void Shape::insert(int at, int64_t d) {
   CHECK(rank_ < kMaxRank, "Shape: at most ", kMaxRank, " dimensions");
+  if (at < 0 || at > rank_) bad_axis(at);
   for (int i = rank_; i > at; --i) dims_[i] = dims_[i - 1];
   dims_[at] = d;
   ++rank_;
 }
 
 void Shape::erase(int at) {
+  if (at < 0 || at >= rank_) bad_axis(at);
   for (int i = at; i + 1 < rank_; ++i) dims_[i] = dims_[i + 1];
   --rank_;
 }

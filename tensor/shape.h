@@ -21,9 +21,9 @@ class Shape {
   explicit Shape(const std::vector<int64_t>& dims) : Shape(std::span(dims)) {}
 
   int rank() const { return rank_; }
-  // i in [-rank, rank).
-  int64_t operator[](int i) const { return dims_[i < 0 ? i + rank_ : i]; }
-  int64_t& operator[](int i) { return dims_[i < 0 ? i + rank_ : i]; }
+  // i in [-rank, rank), else Error.
+  int64_t operator[](int i) const { return dims_[axis(i)]; }
+  int64_t& operator[](int i) { return dims_[axis(i)]; }
   int64_t numel() const;
   void push_back(int64_t d);
   void insert(int at, int64_t d);
@@ -35,6 +35,13 @@ class Shape {
   bool operator==(const Shape& other) const;
 
  private:
+  size_t axis(int i) const {
+    const int at = i < 0 ? i + rank_ : i;
+    if (at < 0 || at >= rank_) bad_axis(i);
+    return static_cast<size_t>(at);
+  }
+  [[noreturn]] void bad_axis(int i) const;
+
   std::array<int64_t, kMaxRank> dims_{};
   int rank_ = 0;
 };

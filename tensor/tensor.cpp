@@ -30,13 +30,25 @@ Shape contiguous_strides(const Shape& shape) {
   return strides;
 }
 
+namespace {
+
+size_t bytes_of(std::string_view function, const Shape& shape, DType dtype) {
+  for (int64_t d : shape) CHECK(d >= 0, function, ": negative dimension in ", shape);
+  size_t bytes = 0;
+  CHECK(!__builtin_mul_overflow(static_cast<size_t>(shape.numel()), dtype_size(dtype), &bytes),
+        function, ": shape ", shape, " of ", dtype_name(dtype), " is too large");
+  return bytes;
+}
+
+}  // namespace
+
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
-  for (int64_t d : shape) CHECK(d >= 0, "Tensor::empty: negative dimension in ", shape);
+  const size_t bytes = bytes_of("Tensor::empty", shape, dtype);
   Tensor t;
   t.shape_ = shape;
   t.strides_ = contiguous_strides(shape);
   t.dtype_ = dtype;
-  t.storage_ = std::make_shared<Storage>(shape.numel() * dtype_size(dtype), device);
+  t.storage_ = std::make_shared<Storage>(bytes, device);
   return t;
 }
 
@@ -67,8 +79,8 @@ Tensor Tensor::wrap(void* data, const Shape& shape, DType dtype, std::shared_ptr
   t.shape_ = shape;
   t.strides_ = contiguous_strides(shape);
   t.dtype_ = dtype;
-  t.storage_ = std::make_shared<Storage>(data, shape.numel() * dtype_size(dtype), std::move(owner),
-                                         read_only);
+  t.storage_ = std::make_shared<Storage>(data, bytes_of("Tensor::wrap", shape, dtype),
+                                         std::move(owner), read_only);
   return t;
 }
 

@@ -97,7 +97,9 @@ class Tensor {
   Tensor clone() const;
   Tensor to(DType dtype) const;  // itself when it has that dtype
   Tensor to(Device device) const;
-  void copy_from(const Tensor& src) const;  // same shape, any strides and dtypes
+  // Same shape, any strides and dtypes; the two may overlap. Conversion to an integer truncates and
+  // stops at the ends of its range, NaN becomes 0.
+  void copy_from(const Tensor& src) const;
   void fill(double value) const;
   double item() const;                    // the only element, as double
   std::vector<double> to_vector() const;  // row-major values as double
