@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "tests/support.h"
 
@@ -46,12 +47,13 @@ TEST_CASE("every index once, for any size, grain and thread count") {
 TEST_CASE("results of one loop are seen by the next") {
   const Threads restore;
   set_num_threads(3);
-  std::vector<int64_t> values(5000);
+  std::vector<int64_t> values(5000), next(5000);
   for (int round = 1; round <= 300; ++round) {
     parallel_for(5000, 100, [&](int64_t begin, int64_t end) {
-      // Read what another thread may have written in the round before.
-      for (int64_t i = begin; i < end; ++i) values[i] += values[4999 - i] >= 0 ? 1 : 0;
+      // Reads what another thread may have written in the loop before.
+      for (int64_t i = begin; i < end; ++i) next[i] = values[4999 - i] + 1;
     });
+    std::swap(values, next);
     if (round % 100 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));  // park
   }
   bool good = true;
