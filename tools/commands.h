@@ -9,6 +9,7 @@ namespace parlo {
 void add_compare(CLI::App& parent);
 void add_demo(CLI::App& parent);
 void add_pretrain(CLI::App& parent);
+void add_report(CLI::App& parent);
 void add_train(CLI::App& parent);
 
 }  // namespace parlo

@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   parlo::add_train(app);
   parlo::add_pretrain(app);
   parlo::add_compare(app);
+  parlo::add_report(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -13,6 +13,7 @@
 #include "tensor/allocator.h"
 #include "tools/assets.h"
 #include "tools/commands.h"
+#include "tools/report.h"
 #include "tools/run_folder.h"
 #include "tools/world/prompts.h"
 
@@ -321,6 +322,7 @@ void run_training(TrainOptions o, const fs::path& out) {
   }
   write_summary(out, {o.command, o.method, o.run.seed, o.run.iterations, seconds_now() - start},
                 result);
+  write_report(out);
   std::printf("done   %s in %.0f s, peak memory %.0f MB\n", out.c_str(), seconds_now() - start,
               static_cast<double>(cpu_memory::stats().peak_bytes) * 1e-6);
 }
