@@ -15,6 +15,11 @@ Tensor like_if(bool wanted, const Tensor& t) {
   return wanted ? Tensor::empty(t.shape(), t.dtype(), t.device()) : Tensor();
 }
 
+int64_t last_axis(const char* name, const Var& x) {
+  CHECK(x.rank() >= 1, name, ": expected x [..., C], got a scalar");
+  return x.dim(-1);
+}
+
 void check_params(const char* name, int64_t channels, const Var& weight, const Var& bias) {
   if (weight) check_shape(name, "weight", weight.value(), {channels});
   if (bias) check_shape(name, "bias", bias.value(), {channels});
@@ -24,7 +29,7 @@ void check_params(const char* name, int64_t channels, const Var& weight, const V
 
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps, const Var& scale,
                const Var& shift) {
-  check_params("layer_norm", x.dim(-1), weight, bias);
+  check_params("layer_norm", last_axis("layer_norm", x), weight, bias);
   NormParams p{maybe(weight), maybe(bias), {}, {}, eps};
   if (scale) {
     check_shape("layer_norm", "scale", scale.value(), {x.dim(0), x.dim(-1)});
@@ -51,7 +56,7 @@ Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps, con
 }
 
 Var rms_norm(const Var& x, const Var& weight, double eps) {
-  check_params("rms_norm", x.dim(-1), weight, {});
+  check_params("rms_norm", last_axis("rms_norm", x), weight, {});
   const NormParams p{maybe(weight), {}, {}, {}, eps};
   const Shape shape = x.shape();
   const Tensor rows = as_rows(x.value());
