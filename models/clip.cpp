@@ -202,6 +202,44 @@ ClipOutput ClipModel::forward(const Var& token_embeds, const Tensor& ids, const 
   return r;
 }
 
+Linears ClipModel::linears() {
+  Linears out;
+  text_.collect(out);
+  vision_.collect(out);
+  return out;
+}
+
+Linears ClipTextModel::linears() {
+  Linears out;
+  tower_.collect(out);
+  return out;
+}
+
+Linears ClipVisionModel::linears() {
+  Linears out;
+  tower_.collect(out);
+  return out;
+}
+
+namespace {
+
+// transformers 5 saves a tower alone without the prefix that published checkpoints have.
+std::string omitted_prefix(const SafeTensors& file, const std::string& prefix) {
+  for (const std::string& name : file.names()) {
+    if (name.starts_with(prefix)) return "";
+  }
+  return prefix;
+}
+
+// An adapter for such a checkpoint names its modules without the prefix as well.
+void drop_prefix(const Linears& linears, const std::string& prefix) {
+  for (Linear* l : linears) {
+    if (l->name.starts_with(prefix)) l->name.erase(0, prefix.size());
+  }
+}
+
+}  // namespace
+
 std::unique_ptr<ClipModel> ClipModel::load(const std::filesystem::path& folder) {
   auto model = std::make_unique<ClipModel>(ClipConfig::from_json(folder / "config.json"));
   model->params_.load(folder, "model", kIgnored);
@@ -219,10 +257,11 @@ ClipTextModel::ClipTextModel(const ClipTowerConfig& config, bool with_projection
 
 std::unique_ptr<ClipTextModel> ClipTextModel::load(const std::filesystem::path& folder) {
   const auto config = ClipTowerConfig::from_json(JsonConfig(folder / "config.json"));
-  const bool projected =
-      SafeTensors::open_sharded(folder, "model").contains("text_projection.weight");
-  auto model = std::make_unique<ClipTextModel>(config, projected);
-  model->params_.load(folder, "model", kIgnored);
+  const SafeTensors file = SafeTensors::open_sharded(folder, "model");
+  const std::string omitted = omitted_prefix(file, "text_model.");
+  auto model = std::make_unique<ClipTextModel>(config, file.contains("text_projection.weight"));
+  model->params_.load(folder, "model", kIgnored, false, omitted);
+  drop_prefix(model->linears(), omitted);
   return model;
 }
 
@@ -245,10 +284,11 @@ ClipVisionModel::ClipVisionModel(const ClipTowerConfig& config, bool with_projec
 
 std::unique_ptr<ClipVisionModel> ClipVisionModel::load(const std::filesystem::path& folder) {
   const auto config = ClipTowerConfig::from_json(JsonConfig(folder / "config.json"));
-  const bool projected =
-      SafeTensors::open_sharded(folder, "model").contains("visual_projection.weight");
-  auto model = std::make_unique<ClipVisionModel>(config, projected);
-  model->params_.load(folder, "model", kIgnored);
+  const SafeTensors file = SafeTensors::open_sharded(folder, "model");
+  const std::string omitted = omitted_prefix(file, "vision_model.");
+  auto model = std::make_unique<ClipVisionModel>(config, file.contains("visual_projection.weight"));
+  model->params_.load(folder, "model", kIgnored, false, omitted);
+  drop_prefix(model->linears(), omitted);
   return model;
 }
 

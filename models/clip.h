@@ -132,6 +132,7 @@ class ClipModel {
   const ClipConfig& config() const { return config_; }
   const ClipText& text() const { return text_; }
   const ClipVision& vision() const { return vision_; }
+  Linears linears();
   Params& params() { return params_; }
 
  private:
@@ -152,6 +153,7 @@ class ClipTextModel {
   static std::unique_ptr<ClipTextModel> of(ClipModel& clip);
   void save(const std::filesystem::path& folder) const;
   const ClipText& tower() const { return tower_; }
+  Linears linears();
   Params& params() { return params_; }
 
  private:
@@ -164,6 +166,7 @@ class ClipVisionModel {
   ClipVisionModel(const ClipTowerConfig& config, bool with_projection);
   static std::unique_ptr<ClipVisionModel> load(const std::filesystem::path& folder);
   const ClipVision& tower() const { return tower_; }
+  Linears linears();
   Params& params() { return params_; }
 
  private:

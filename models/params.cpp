@@ -49,18 +49,22 @@ bool ends_with_any(const std::string& name, const std::vector<std::string>& suff
 }  // namespace
 
 void Params::load(const std::filesystem::path& path, const std::string& base,
-                  const std::vector<std::string>& ignored, bool keep_bf16) {
+                  const std::vector<std::string>& ignored, bool keep_bf16,
+                  const std::string& omitted) {
   const SafeTensors file = SafeTensors::open_sharded(path, base);
   std::vector<std::string> missing, unexpected, misshapen, not_finite;
   for (const std::string& name : file.names()) {
-    if (!contains(name) && !ends_with_any(name, ignored)) unexpected.push_back(name);
+    if (!contains(name) && !contains(omitted + name) && !ends_with_any(name, ignored)) {
+      unexpected.push_back(name);
+    }
   }
   for (Entry& e : entries_) {
-    if (!file.contains(e.name)) {
+    const std::string name = e.name.starts_with(omitted) ? e.name.substr(omitted.size()) : e.name;
+    if (!file.contains(name)) {
       missing.push_back(e.name);
       continue;
     }
-    const Tensor t = file.get(e.name);
+    const Tensor t = file.get(name);
     if (!(t.shape() == e.shape)) {
       misshapen.push_back(concat(e.name, " is ", t.shape(), ", expected ", e.shape));
       continue;

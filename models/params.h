@@ -35,9 +35,10 @@ class Params {
   void initialise(RandomKey key);
   // Reads a folder or file of safetensors (sharded or not, base name as `base`). Names that end
   // with one of `ignored` suffixes may be extra. Values become f32, unless keep_bf16 lets bf16
-  // matrices stay as they are.
+  // matrices stay as they are. The file's names lack the prefix `omitted`, where ours have it.
   void load(const std::filesystem::path& path, const std::string& base,
-            const std::vector<std::string>& ignored = {}, bool keep_bf16 = false);
+            const std::vector<std::string>& ignored = {}, bool keep_bf16 = false,
+            const std::string& omitted = {});
   // Names and values in order of declaration.
   NamedTensors tensors() const;
   std::vector<NamedVar> vars() const;

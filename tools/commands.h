@@ -8,8 +8,14 @@ namespace parlo {
 
 void add_compare(CLI::App& parent);
 void add_demo(CLI::App& parent);
+void add_doctor(CLI::App& parent);
+void add_eval(CLI::App& parent);
+void add_forward(CLI::App& parent);
+void add_inspect(CLI::App& parent);
+void add_merge(CLI::App& parent);
 void add_pretrain(CLI::App& parent);
 void add_report(CLI::App& parent);
+void add_sample(CLI::App& parent);
 void add_train(CLI::App& parent);
 
 }  // namespace parlo

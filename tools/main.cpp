@@ -14,13 +14,20 @@ int main(int argc, char** argv) {
   parlo::add_demo(app);
   parlo::add_train(app);
   parlo::add_pretrain(app);
+  parlo::add_sample(app);
+  parlo::add_eval(app);
   parlo::add_compare(app);
   parlo::add_report(app);
+  parlo::add_merge(app);
+  parlo::add_forward(app);
+  parlo::add_inspect(app);
+  parlo::add_doctor(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    const int code = app.exit(e);
-    return code == 0 ? 0 : 2;
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
+    std::fprintf(stderr, "parlo: %s; see --help\n", e.what());
+    return 2;
   } catch (const parlo::UsageError& e) {
     std::fprintf(stderr, "parlo: %s\n", e.what());
     return 2;

@@ -111,6 +111,10 @@ void RunLog::merge(const MergeEvent& e, const std::vector<std::string>& names) {
   log_->append(j.dump());
 }
 
+const char* build_commit() {
+  return PARLO_COMMIT;
+}
+
 void write_summary(const fs::path& folder, const SummaryInfo& info, const RunResult& result) {
   ordered_json scores = ordered_json::object(), volumes = ordered_json::object();
   for (const EvalEvent& e : result.evals) {
@@ -124,7 +128,7 @@ void write_summary(const fs::path& folder, const SummaryInfo& info, const RunRes
     if (e.model == "merged") volumes[concat("iteration_", e.iteration)] = e.hypervolume;
   }
   ordered_json j{{"command", info.command},
-                 {"commit", PARLO_COMMIT},
+                 {"commit", build_commit()},
                  {"method", info.method},
                  {"seed", info.seed},
                  {"iterations", info.iterations},

@@ -25,6 +25,9 @@ class RunLog {
   std::unique_ptr<LineLog> log_;
 };
 
+// Short id of the commit this was built from, or "unknown".
+const char* build_commit();
+
 struct SummaryInfo {
   std::string command;
   std::string method;

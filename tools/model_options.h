@@ -1,0 +1,28 @@
+// Flags of the commands that draw with a model: which one, with what adapter, on which prompts.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lora/merge.h"
+#include "models/flow_model.h"
+#include "rl/evaluate.h"
+
+namespace parlo {
+
+struct ModelOptions {
+  std::string base;  // empty: the built-in world's
+  EvalConfig draw;   // steps, guidance, batch; the seed comes from --seed
+};
+
+void add_model_flags(CLI::App& app, ModelOptions& options);
+// UsageError for a missing folder or settings out of range.
+std::unique_ptr<FlowModel> load_model(const ModelOptions& options);
+// Reads an adapter and puts it on; all that does not fit is listed.
+void put_on(FlowModel& model, const std::string& adapter);
+// --prompt texts and the lines of a --prompts file; UsageError when both are empty.
+std::vector<Prompt> gather_prompts(const std::vector<std::string>& texts, const std::string& file);
+
+}  // namespace parlo
