@@ -322,7 +322,11 @@ void run_training(TrainOptions o, const fs::path& out) {
   }
   write_summary(out, {o.command, o.method, o.run.seed, o.run.iterations, seconds_now() - start},
                 result);
-  write_report(out);
+  try {
+    write_report(out);
+  } catch (const Error& error) {  // the run itself is complete; parlo report can try again
+    std::fprintf(stderr, "parlo: no report: %s\n", error.what());
+  }
   std::printf("done   %s in %.0f s, peak memory %.0f MB\n", out.c_str(), seconds_now() - start,
               static_cast<double>(cpu_memory::stats().peak_bytes) * 1e-6);
 }
