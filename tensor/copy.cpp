@@ -1,4 +1,5 @@
 // Strided and converting copies behind Tensor::copy_from, fill and to_vector.
+#include <array>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -88,15 +89,24 @@ void copy_strided(To* to, const From* from, const Walk& w) {
   if (n == 0 || rows == 0) return;
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / n);
   parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
+    std::array<int64_t, Shape::kMaxRank> index{};
+    int64_t rest = begin, a = 0, b = 0;
+    for (int i = axes - 1; i >= 0; --i) {
+      index[i] = rest % w.shape[i];
+      rest /= w.shape[i];
+      a += index[i] * w.to[i];
+      b += index[i] * w.from[i];
+    }
     for (int64_t row = begin; row < end; ++row) {
-      int64_t rest = row, a = 0, b = 0;
-      for (int i = axes - 1; i >= 0; --i) {
-        const int64_t index = rest % w.shape[i];
-        rest /= w.shape[i];
-        a += index * w.to[i];
-        b += index * w.from[i];
-      }
       copy_row(to + a, w.to[axes], from + b, w.from[axes], n);
+      for (int i = axes - 1; i >= 0; --i) {  // count up
+        a += w.to[i];
+        b += w.from[i];
+        if (++index[i] < w.shape[i]) break;
+        a -= index[i] * w.to[i];
+        b -= index[i] * w.from[i];
+        index[i] = 0;
+      }
     }
   });
 }

@@ -52,4 +52,11 @@ inline int64_t columns_of(std::string_view function, const Tensor& x) {
   return x.dim(-1);
 }
 
+// sum[c] += rows [count, columns] of partial sums, in their order.
+template <class T>
+void add_rows(const T* rows, int64_t count, int64_t columns, double* sum) {
+  for (int64_t k = 0; k < count; ++k, rows += columns)
+    for (int64_t c = 0; c < columns; ++c) sum[c] += rows[c];
+}
+
 }  // namespace parlo::cpu

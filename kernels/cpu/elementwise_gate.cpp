@@ -1,5 +1,8 @@
 // out = residual + gate * y with one gate row per group of rows (adaLN-Zero), and its gradients.
 // dgate is summed over blocks of a group's rows, which depend on the group's shape alone.
+#include <algorithm>
+#include <vector>
+
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/isa/elementwise_isa.h"
 #include "kernels/cpu/isa/isa.h"
@@ -91,13 +94,13 @@ void gate_residual_backward(const Tensor& gate, const Tensor& y, const Tensor& d
       }
     });
     if (!dgate) return;
-    const T* from = partial.data<T>();
-    for (int64_t g = 0; g < s.groups; ++g)
-      for (int64_t c = 0; c < C; ++c) {
-        double sum = 0;
-        for (int64_t k = 0; k < per_group; ++k) sum += from[(g * per_group + k) * C + c];
-        dgate.data<T>()[g * C + c] = static_cast<T>(sum);
-      }
+    std::vector<double> sum(static_cast<size_t>(C));
+    for (int64_t g = 0; g < s.groups; ++g) {
+      std::fill(sum.begin(), sum.end(), 0.0);
+      add_rows(partial.data<T>() + g * per_group * C, per_group, C, sum.data());
+      T* to = dgate.data<T>() + g * C;
+      for (int64_t c = 0; c < C; ++c) to[c] = static_cast<T>(sum[static_cast<size_t>(c)]);
+    }
   });
 }
 

@@ -138,12 +138,22 @@ class Affine {
     const T *weight = data_or_null<T>(p_.weight), *bias = data_or_null<T>(p_.bias);
     const T* scale = p_.scale ? p_.scale.data<T>() + group * p_.scale.strides()[0] : nullptr;
     const T* shift = p_.shift ? p_.shift.data<T>() + group * p_.shift.strides()[0] : nullptr;
-    for (int64_t c = 0; scale && c < columns_; ++c)
-      gain_[c] = weight ? weight[c] * (T{1} + scale[c]) : T{1} + scale[c];
-    for (int64_t c = 0; !offset_.empty() && c < columns_; ++c) {
-      const T scaled = bias ? (scale ? bias[c] * (T{1} + scale[c]) : bias[c]) : T{0};
-      offset_[c] = shift ? scaled + shift[c] : scaled;
-    }
+    // One plain loop a case: a test inside becomes a masked load from null, which traps into
+    // microcode for every vector (10 us for 512 columns instead of 0.1).
+    T *gain = gain_.data(), *offset = offset_.data();
+    const int64_t n = columns_;
+    if (scale)
+      for (int64_t c = 0; c < n; ++c) gain[c] = T{1} + scale[c];
+    if (scale && bias)
+      for (int64_t c = 0; c < n; ++c) offset[c] = bias[c] * gain[c];
+    else if (bias && shift)
+      std::copy_n(bias, n, offset);
+    if (scale && weight)
+      for (int64_t c = 0; c < n; ++c) gain[c] *= weight[c];
+    if (shift && bias)
+      for (int64_t c = 0; c < n; ++c) offset[c] += shift[c];
+    else if (shift)
+      std::copy_n(shift, n, offset);
     b.gain = scale ? gain_.data() : weight;
     b.offset = offset_.empty() ? bias : offset_.data();
   }
@@ -188,35 +198,55 @@ void for_blocks(const NormShape& shape, const Tensor& x, const NormParams& p, co
   });
 }
 
+// dscale = weight P + bias Q of one group.
+template <class T>
+void write_dscale(const T* weight, const T* bias, std::vector<double> P,
+                  const std::vector<double>& Q, T* dscale) {
+  const size_t C = P.size();
+  if (weight)
+    for (size_t c = 0; c < C; ++c) P[c] *= weight[c];
+  if (bias)
+    for (size_t c = 0; c < C; ++c) P[c] += bias[c] * Q[c];
+  for (size_t c = 0; c < C; ++c) dscale[c] = static_cast<T>(P[c]);
+}
+
+// sum += (1 + scale) x
+template <class T>
+void add_scaled(const T* scale, const std::vector<double>& x, std::vector<double>& sum) {
+  if (scale) {
+    for (size_t c = 0; c < x.size(); ++c) sum[c] += (1.0 + scale[c]) * x[c];
+  } else {
+    for (size_t c = 0; c < x.size(); ++c) sum[c] += x[c];
+  }
+}
+
+template <class T>
+void write(const std::vector<double>& values, T* to) {
+  for (size_t c = 0; c < values.size(); ++c) to[c] = static_cast<T>(values[c]);
+}
+
 // Turns the P and Q of all blocks (file comment) into parameter gradients.
 template <class T>
 void combine(const NormShape& shape, const NormParams& p, const Tensor& dy_xhat,
              const Tensor& dy_sum, const NormGrads& grads) {
-  const Blocks blocks(shape);
-  const int64_t C = shape.columns;
-  const auto value = [](const Tensor& t, int64_t i) { return double{t.data<T>()[i]}; };
-  const auto group_sum = [&](const Tensor& partial, int64_t group, int64_t c) {
-    double sum = 0;
-    for (int64_t k = 0; partial && k < blocks.per_group; ++k)
-      sum += value(partial, (group * blocks.per_group + k) * C + c);
-    return sum;
-  };
-  parallel_for(C, row_grain(blocks.count), [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) {
-      double dweight = 0, dbias = 0;
-      for (int64_t g = 0; g < shape.groups; ++g) {
-        const double P = group_sum(dy_xhat, g, c), Q = group_sum(dy_sum, g, c);
-        const double scale = p.scale ? 1 + value(p.scale, g * p.scale.strides()[0] + c) : 1.0;
-        dweight += scale * P;
-        dbias += scale * Q;
-        const double w = p.weight ? value(p.weight, c) : 1, b = p.bias ? value(p.bias, c) : 0;
-        if (grads.dscale) grads.dscale.data<T>()[g * C + c] = static_cast<T>(w * P + b * Q);
-        if (grads.dshift) grads.dshift.data<T>()[g * C + c] = static_cast<T>(Q);
-      }
-      if (grads.dweight) grads.dweight.data<T>()[c] = static_cast<T>(dweight);
-      if (grads.dbias) grads.dbias.data<T>()[c] = static_cast<T>(dbias);
-    }
-  });
+  const int64_t blocks = Blocks(shape).per_group, C = shape.columns;
+  const size_t size = static_cast<size_t>(C);
+  std::vector<double> P(size), Q(size), dweight(size), dbias(size);
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    P.assign(size, 0.0);
+    Q.assign(size, 0.0);
+    add_rows(dy_xhat.data<T>() + g * blocks * C, blocks, C, P.data());
+    if (dy_sum) add_rows(dy_sum.data<T>() + g * blocks * C, blocks, C, Q.data());
+    const T* scale = p.scale ? p.scale.data<T>() + g * p.scale.strides()[0] : nullptr;
+    add_scaled(scale, P, dweight);
+    add_scaled(scale, Q, dbias);
+    if (grads.dscale)
+      write_dscale<T>(data_or_null<T>(p.weight), data_or_null<T>(p.bias), P, Q,
+                      grads.dscale.data<T>() + g * C);
+    if (grads.dshift) write(Q, grads.dshift.data<T>() + g * C);
+  }
+  if (grads.dweight) write(dweight, grads.dweight.data<T>());
+  if (grads.dbias) write(dbias, grads.dbias.data<T>());
 }
 
 void check_grads(std::string_view function, const Tensor& x, const NormShape& shape,
