@@ -27,6 +27,7 @@ LoraAdapter LoraAdapter::create(const Linears& linears, const AdapterConfig& con
   for (const Linear* l : linears) {
     if (!config.targets(l->name)) continue;
     const int64_t rank = config.rank_of(l->name);
+    if (rank < 1) throw UsageError(concat("LoRA: rank ", rank, " of ", l->name, ", expected >= 1"));
     const Tensor a =
         random_normal(key.fold(l->name), {rank, l->weight.dim(1)}, 1.0 / static_cast<double>(rank));
     adapter.modules_[l->name] =

@@ -45,7 +45,12 @@ ScoreTable evaluate(FlowModel& model, std::span<const EvalSet> sets, const EvalC
       images = sample_images(model, set.prompts, config);
       drawn = &set.prompts;
     }
-    out[set.reward.name] = summarise(set.reward.score(images, set.prompts));
+    const std::vector<double> values = set.reward.score(images, set.prompts);
+    for (size_t i = 0; i < values.size(); ++i) {
+      CHECK(std::isfinite(values[i]), "evaluate: reward ", set.reward.name, " is ", values[i],
+            " on prompt ", set.prompts[i].id, " '", set.prompts[i].text, "'");
+    }
+    out[set.reward.name] = summarise(values);
   }
   return out;
 }

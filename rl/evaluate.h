@@ -1,4 +1,4 @@
-// ScoreTable of a model on held-out prompts: ODE samples from noise that depends on the evaluation
+// Scores of a model on held-out prompts: ODE samples from noise that depends on the evaluation
 // seed and the prompt's place in its list alone, so two models are compared on the same noise.
 #pragma once
 

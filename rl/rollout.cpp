@@ -58,8 +58,13 @@ void validate(const RolloutConfig& c) {
   const auto fail = [](const std::string& text) { throw UsageError("rollout: " + text); };
   if (c.steps < 2) fail(concat("steps is ", c.steps, ", expected at least 2"));
   if (c.noise == FlowNoise::ode) fail("noise is ode, which has no log-probability to train on");
-  if (!(c.noise_level > 0)) fail(concat("noise level is ", c.noise_level, ", expected > 0"));
+  const double limit = c.noise == FlowNoise::cps ? 1.0 : 100.0;
+  if (!(c.noise_level > 0 && c.noise_level <= limit)) {
+    fail(concat("noise level is ", c.noise_level, ", expected > 0 and at most ", limit));
+  }
   if (c.micro_batch < 1) fail(concat("micro batch is ", c.micro_batch, ", expected at least 1"));
+  const bool share = c.timestep_fraction > 0 && c.timestep_fraction <= 1;
+  if (!share) fail(concat("timestep fraction is ", c.timestep_fraction, ", expected 0 .. 1"));
   if (c.window <= 0 && trained_steps(c) < 1) {
     fail(concat("timestep fraction ", c.timestep_fraction, " trains none of ", c.steps, " steps"));
   }

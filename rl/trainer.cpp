@@ -40,6 +40,8 @@ void validate(const GrpoConfig& c) {
   need(c.lr > 0 && std::isfinite(c.lr), "learning rate", c.lr, "a positive number");
   need(c.loss.clip_low > 0 && c.loss.clip_high > 0, "clip range", c.loss.clip_low, "> 0");
   need(c.loss.kl_beta >= 0, "KL weight", c.loss.kl_beta, ">= 0");
+  need(c.advantage.clip > 0, "advantage clip", c.advantage.clip, "> 0");
+  need(c.max_bad_steps >= 1, "skipped updates allowed", double(c.max_bad_steps), "at least 1");
   need(c.ema_decay >= 0 && c.ema_decay < 1, "EMA decay", c.ema_decay, "0 .. 1");
 }
 
@@ -51,6 +53,61 @@ struct GrpoTrainer::Batch {
   Advantages advantages;
   std::vector<int64_t> order;  // shuffled samples; those without an advantage are left out
 };
+
+// What an update saw, summed over samples and trained steps.
+struct GrpoTrainer::Tally {
+  double loss = 0, kl = 0, approx_kl = 0, ratio = 0, clipped = 0;
+  double deviation = 0;  // largest distance of a ratio from 1
+  int64_t count = 0;
+
+  void add(const FlowLoss& l, std::span<const float> advantage, const FlowLossArgs& args) {
+    for (size_t i = 0; i < advantage.size(); ++i) {
+      const double r = l.ratio.data<float>()[i], a = advantage[i];
+      loss += l.loss.data<float>()[i];
+      kl += l.kl.data<float>()[i];
+      approx_kl += 0.5 * std::log(r) * std::log(r);
+      ratio += r;
+      clipped += (a > 0 && r > 1.0 + args.clip_high) || (a < 0 && r < 1.0 - args.clip_low);
+      deviation = std::max(deviation, std::abs(r - 1.0));
+    }
+    count += static_cast<int64_t>(advantage.size());
+  }
+
+  void add(const Tally& t) {
+    loss += t.loss;
+    kl += t.kl;
+    approx_kl += t.approx_kl;
+    ratio += t.ratio;
+    clipped += t.clipped;
+    deviation = std::max(deviation, t.deviation);
+    count += t.count;
+  }
+};
+
+namespace {
+
+bool judges(const Reward& reward, const Prompt& prompt) {
+  return !reward.why_not || reward.why_not(prompt).empty();
+}
+
+// In a mixture a prompt needs one reward that can judge it: where the others score 0 they do so
+// for the whole group, which leaves the advantages to that one.
+void validate_mixture(const std::vector<WeightedReward>& rewards,
+                      const std::vector<Prompt>& prompts) {
+  if (rewards.size() == 1 || prompts.empty()) {
+    return validate_prompts(rewards.at(0).reward, prompts);
+  }
+  for (const Prompt& p : prompts) {
+    const bool some = std::any_of(rewards.begin(), rewards.end(),
+                                  [&](const WeightedReward& r) { return judges(r.reward, p); });
+    if (!some) {
+      throw UsageError(
+          concat("prompt ", p.id, " '", p.text, "': none of the rewards can judge it"));
+    }
+  }
+}
+
+}  // namespace
 
 GrpoTrainer::GrpoTrainer(FlowModel& model, LoraAdapter& adapter,
                          std::vector<WeightedReward> rewards, std::vector<Prompt> prompts,
@@ -67,7 +124,7 @@ GrpoTrainer::GrpoTrainer(FlowModel& model, LoraAdapter& adapter,
       optimizer_(params_, config.adam) {
   validate(config_);
   CHECK(!rewards_.empty(), "GrpoTrainer: no reward");
-  for (const WeightedReward& r : rewards_) validate_prompts(r.reward, prompts_);
+  validate_mixture(rewards_, prompts_);
   if (config_.ema_decay > 0) ema_.emplace(params_, config_.ema_decay);
   model_.params().set_requires_grad(false);
   adapter_.set_requires_grad(true);
@@ -131,23 +188,34 @@ GrpoTrainer::Batch GrpoTrainer::collect(StepStats& stats) {
   return batch;
 }
 
-void GrpoTrainer::score(Batch& batch, StepStats& stats) {
+// False when a reward is not finite: such a step cannot be learned from.
+bool GrpoTrainer::score(Batch& batch, StepStats& stats) {
   const Stopwatch watch(stats.reward_seconds);
   const std::vector<Image> images = to_images(model_.decode(batch.rollout.latents));
   std::vector<double> total(images.size(), 0.0);
   for (const WeightedReward& r : rewards_) {
     const std::vector<double> scores = r.reward.score(images, batch.prompts);
     double sum = 0;
+    int64_t judged = 0;
     for (size_t i = 0; i < scores.size(); ++i) {
-      sum += scores[i];
       total[i] += r.weight * scores[i];
+      if (!judges(r.reward, batch.prompts[i])) continue;
+      sum += scores[i];
+      ++judged;
     }
-    stats.rewards[r.reward.name] = sum / static_cast<double>(scores.size());
+    if (judged > 0) stats.rewards[r.reward.name] = sum / static_cast<double>(judged);
   }
   for (size_t i = 0; i < batch.prompts.size(); ++i) {
     const size_t first = i - i % static_cast<size_t>(config_.group_size);
     CHECK(batch.prompts[i].id == batch.prompts[first].id,
           "GrpoTrainer: a group mixes prompts; group size must be ", config_.group_size);
+  }
+  stats.reward =
+      std::accumulate(total.begin(), total.end(), 0.0) / static_cast<double>(total.size());
+  stats.groups = config_.prompts_per_step;
+  stats.group_size = config_.group_size;
+  if (!std::all_of(total.begin(), total.end(), [](double r) { return std::isfinite(r); })) {
+    return false;
   }
   batch.advantages = group_advantages(total, config_.group_size, config_.advantage);
   for (size_t i = 0; i < total.size(); ++i) {
@@ -157,11 +225,9 @@ void GrpoTrainer::score(Batch& batch, StepStats& stats) {
   for (size_t n = batch.order.size(); n > 1; --n) {
     std::swap(batch.order[n - 1], batch.order[random.below(static_cast<uint32_t>(n))]);
   }
-  stats.reward = batch.advantages.reward_mean;
   stats.reward_std = batch.advantages.reward_std;
-  stats.groups = batch.advantages.groups;
   stats.zero_std_groups = batch.advantages.zero_std_groups;
-  stats.group_size = config_.group_size;
+  return true;
 }
 
 namespace {
@@ -183,113 +249,123 @@ Condition take_rows(const Condition& c, std::span<const int64_t> rows) {
 
 }  // namespace
 
-// One optimiser step on samples order[begin, end): the gradient of the mean over samples and
-// trained steps, accumulated over micro-batches.
-void GrpoTrainer::update(const Batch& batch, int64_t begin, int64_t end, bool first,
-                         StepStats& stats) {
+// Adds the gradient of share * sum of losses of some samples at one stored step.
+void GrpoTrainer::accumulate(const Batch& batch, const StoredStep& s, std::span<const int64_t> rows,
+                             double share, Tally& tally) {
+  const auto count = static_cast<int64_t>(rows.size());
+  const Tensor x = take_rows(s.x, rows);
+  Shape shape = model_.latent_shape();
+  shape.insert(0, count);
+  const Condition cond = take_rows(batch.condition, rows);
+  std::optional<Condition> uncond;
+  if (batch.uncond) uncond = take_rows(*batch.uncond, rows);
+  const auto velocity = [&](const FlowModel& model) {
+    return guided_velocity(model, Var(x.view(shape)), s.sigma, cond, uncond ? &*uncond : nullptr,
+                           config_.rollout.guidance, config_.rollout.detach_uncond);
+  };
+  Tensor v_ref;
+  if (config_.loss.kl_beta > 0) {
+    const NoGrad guard;
+    const AdapterDisabled base(linears_);
+    v_ref = velocity(reference_ ? *reference_ : model_).value().view(x.shape());
+  }
+  const Var v = velocity(model_);
+  std::vector<float> advantage;
+  for (int64_t r : rows) {
+    advantage.push_back(static_cast<float>(batch.advantages.values[static_cast<size_t>(r)]));
+  }
+  const FlowLoss l =
+      flow_loss(s.coefficients, x, v.value().view(x.shape()), take_rows(s.next, rows),
+                take_rows(s.log_prob, rows), Tensor::from(advantage, {count}), v_ref, config_.loss);
+  tally.add(l, advantage, config_.loss);
+  backward(v, affine(Var(l.dv.view(shape)), share).value());
+}
+
+// The gradient of the mean loss over samples order[begin, end) and trained steps.
+GrpoTrainer::Tally GrpoTrainer::gradient(const Batch& batch, int64_t begin, int64_t end) {
   const auto& steps = batch.rollout.steps;
   const double share =
       1.0 / static_cast<double>((end - begin) * static_cast<int64_t>(steps.size()));
-  double loss = 0;
+  Tally tally;
   for (const StoredStep& s : steps) {
     for (int64_t b = begin; b < end; b += config_.rollout.micro_batch) {
       const int64_t e = std::min(b + config_.rollout.micro_batch, end);
-      const std::span<const int64_t> rows(&batch.order[static_cast<size_t>(b)],
-                                          static_cast<size_t>(e - b));
-      const Tensor x = take_rows(s.x, rows);
-      Shape shape = model_.latent_shape();
-      shape.insert(0, e - b);
-      const Condition cond = take_rows(batch.condition, rows);
-      std::optional<Condition> uncond;
-      if (batch.uncond) uncond = take_rows(*batch.uncond, rows);
-      const auto velocity = [&](const FlowModel& model) {
-        return guided_velocity(model, Var(x.view(shape)), s.sigma, cond,
-                               uncond ? &*uncond : nullptr, config_.rollout.guidance,
-                               config_.rollout.detach_uncond);
-      };
-      Tensor v_ref;
-      if (config_.loss.kl_beta > 0) {
-        const NoGrad guard;
-        const AdapterDisabled base(linears_);
-        v_ref = velocity(reference_ ? *reference_ : model_).value().view(x.shape());
-      }
-      const Var v = velocity(model_);
-      std::vector<float> advantage;
-      for (int64_t r : rows) {
-        advantage.push_back(static_cast<float>(batch.advantages.values[static_cast<size_t>(r)]));
-      }
-      const FlowLoss l = flow_loss(s.coefficients, x, v.value().view(x.shape()),
-                                   take_rows(s.next, rows), take_rows(s.log_prob, rows),
-                                   Tensor::from(advantage, {e - b}), v_ref, config_.loss);
-      for (int64_t i = 0; i < e - b; ++i) {
-        const double ratio = l.ratio.data<float>()[i], a = advantage[static_cast<size_t>(i)];
-        const double deviation = std::abs(ratio - 1.0);
-        loss += share * l.loss.data<float>()[i];
-        stats.kl += l.kl.data<float>()[i];
-        stats.approx_kl += 0.5 * std::log(ratio) * std::log(ratio);
-        stats.ratio_mean += ratio;
-        stats.ratio_max_deviation = std::max(stats.ratio_max_deviation, deviation);
-        if (first) stats.first_ratio_deviation = std::max(stats.first_ratio_deviation, deviation);
-        stats.clip_fraction += (a > 0 && ratio > 1.0 + config_.loss.clip_high) ||
-                               (a < 0 && ratio < 1.0 - config_.loss.clip_low);
-      }
-      Tensor dv = l.dv.view(shape);
-      backward(v, affine(Var(dv), share).value());
+      accumulate(batch, s, std::span(batch.order).subspan(size_t(b), size_t(e - b)), share, tally);
     }
   }
-  apply_gradient(loss, stats);
-}
-
-void GrpoTrainer::apply_gradient(double loss, StepStats& stats) {
   if (config_.weight_prox > 0) {
     for (const NamedVar& p : params_) {
       if (p.var.grad().defined()) add_scaled(p.var.grad(), config_.weight_prox, p.var.value());
     }
   }
+  return tally;
+}
+
+// One optimiser step; false when the loss or the gradient is not finite.
+bool GrpoTrainer::apply_gradient(double loss, StepStats& stats) {
   const double norm = grad_norm(params_);
-  if (std::isfinite(norm) && std::isfinite(loss)) {
+  const bool finite = std::isfinite(norm) && std::isfinite(loss);
+  if (finite) {
     bad_in_a_row_ = 0;
-    stats.loss += loss / static_cast<double>(config_.updates_per_rollout);
     stats.grad_norm = norm;
     stats.adam_eps_ratio = grad_rms(params_) / config_.adam.eps;
     optimizer_.step(config_.lr, clip_factor(norm, config_.max_grad_norm));
     if (ema_) ema_->update();
-  } else {
-    ++stats.bad_updates;
-    ++bad_in_a_row_;
   }
   zero_grads(params_);
+  if (!finite) skip(concat("the loss is ", loss, " and the gradient norm ", norm), stats);
+  return finite;
+}
+
+void GrpoTrainer::skip(const std::string& reason, StepStats& stats) {
+  ++stats.bad_updates;
+  ++bad_in_a_row_;
   CHECK(bad_in_a_row_ < config_.max_bad_steps, "GRPO: ", bad_in_a_row_,
-        " updates in a row had a non-finite loss (", loss, ") or gradient norm (", norm,
-        ") at step ", step_ + 1, "; the last checkpoint is intact: resume with a lower --lr");
+        " updates in a row were skipped, the last at step ", step_ + 1, ": ", reason,
+        "; the last checkpoint is intact, but only a new run with a lower --lr can go further");
+}
+
+void GrpoTrainer::update(const Batch& batch, StepStats& stats) {
+  const Stopwatch watch(stats.update_seconds);
+  const auto n = static_cast<int64_t>(batch.order.size());
+  const int64_t updates = config_.updates_per_rollout;
+  Tally total;
+  bool on_policy = true;  // until the first update is applied
+  for (int64_t u = 0; u < updates; ++u) {
+    const int64_t begin = n * u / updates, end = n * (u + 1) / updates;
+    if (begin == end) continue;  // groups with equal rewards left too few samples
+    const Tally part = gradient(batch, begin, end);
+    if (on_policy) {
+      stats.first_ratio_deviation = part.deviation;
+      if (part.deviation != 0.0) zero_grads(params_);
+      CHECK(part.deviation == 0.0,
+            "GRPO self-check: before the first update the ratio must be exactly 1, got a deviation "
+            "of ",
+            part.deviation, "; rollout and training do not compute the same velocity");
+    }
+    if (!apply_gradient(part.loss / static_cast<double>(part.count), stats)) continue;
+    on_policy = false;
+    total.add(part);
+  }
+  if (total.count == 0) return;
+  const auto count = static_cast<double>(total.count);
+  stats.loss = total.loss / count;
+  stats.kl = total.kl / count;
+  stats.approx_kl = total.approx_kl / count;
+  stats.ratio_mean = total.ratio / count;
+  stats.ratio_max_deviation = total.deviation;
+  stats.clip_fraction = total.clipped / count;
 }
 
 StepStats GrpoTrainer::step() {
   StepStats stats;
   stats.step = step_ + 1;
   Batch batch = collect(stats);
-  score(batch, stats);
-  {
-    const Stopwatch watch(stats.update_seconds);
-    stats.ratio_mean = 0;
-    const auto n = static_cast<int64_t>(batch.order.size());
-    const int64_t updates = config_.updates_per_rollout;
-    int64_t seen = 0;
-    for (int64_t u = 0; u < updates; ++u) {
-      const int64_t begin = n * u / updates, end = n * (u + 1) / updates;
-      if (begin == end) continue;  // every group had equal rewards: nothing to learn from
-      update(batch, begin, end, u == 0, stats);
-      seen += (end - begin) * static_cast<int64_t>(batch.rollout.steps.size());
-    }
-    const double count = static_cast<double>(std::max<int64_t>(1, seen));
-    stats.ratio_mean = seen ? stats.ratio_mean / count : 1.0;
-    stats.kl /= count;
-    stats.approx_kl /= count;
-    stats.clip_fraction /= count;
+  if (score(batch, stats)) {
+    update(batch, stats);
+  } else {
+    skip("a reward is not finite", stats);
   }
-  CHECK(stats.first_ratio_deviation == 0.0 || stats.bad_updates > 0,
-        "GRPO self-check: before the first update the ratio must be exactly 1, got a deviation of ",
-        stats.first_ratio_deviation, "; rollout and training do not compute the same velocity");
   ++step_;
   return stats;
 }

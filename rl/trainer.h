@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,7 @@ struct GrpoConfig {
   double max_grad_norm = 1.0;  // 0: no clipping
   double ema_decay = 0.0;      // 0: no EMA; else evaluation and saved adapters use it
   double weight_prox = 0.0;    // L2 pull towards the phase's start (adapter weights to 0)
-  int64_t max_bad_steps = 5;   // non-finite updates in a row that end the run
+  int64_t max_bad_steps = 5;   // skipped updates in a row that end the run
 };
 
 void validate(const GrpoConfig& config);
@@ -44,7 +45,7 @@ struct WeightedReward {
 struct StepStats {
   int64_t step = 0;                       // counts from 1
   double reward = 0;                      // weighted
-  std::map<std::string, double> rewards;  // mean of each, by name
+  std::map<std::string, double> rewards;  // mean of each over the prompts it can judge
   double reward_std = 0;
   int64_t groups = 0, zero_std_groups = 0, group_size = 0;
   double loss = 0, kl = 0, approx_kl = 0;
@@ -52,7 +53,7 @@ struct StepStats {
   double first_ratio_deviation = 0;  // of the first, on-policy update: exactly 0
   double clip_fraction = 0;
   double grad_norm = 0, adam_eps_ratio = 0;  // grad RMS over Adam's eps
-  int64_t bad_updates = 0;                   // skipped for a non-finite loss or gradient
+  int64_t bad_updates = 0;                   // skipped: a reward, loss or gradient not finite
   double rollout_seconds = 0, reward_seconds = 0, update_seconds = 0;
 };
 
@@ -73,8 +74,9 @@ class GrpoTrainer {
               const FlowModel* reference = nullptr);
   ~GrpoTrainer();
 
-  // Step number steps() + 1. Throws Error after max_bad_steps non-finite updates in a row, and when
-  // the first update of the trainer's life does not see ratio 1 exactly.
+  // Step number steps() + 1. An update without a finite reward, loss and gradient is skipped;
+  // throws Error after max_bad_steps of them in a row, and, before anything changes, when the first
+  // update of a rollout does not see ratio 1 exactly.
   StepStats step();
   int64_t steps() const { return step_; }
 
@@ -89,10 +91,15 @@ class GrpoTrainer {
 
  private:
   struct Batch;
+  struct Tally;
   Batch collect(StepStats& stats);
-  void score(Batch& batch, StepStats& stats);
-  void update(const Batch& batch, int64_t begin, int64_t end, bool first, StepStats& stats);
-  void apply_gradient(double loss, StepStats& stats);
+  bool score(Batch& batch, StepStats& stats);
+  void update(const Batch& batch, StepStats& stats);
+  Tally gradient(const Batch& batch, int64_t begin, int64_t end);
+  void accumulate(const Batch& batch, const StoredStep& step, std::span<const int64_t> rows,
+                  double share, Tally& tally);
+  bool apply_gradient(double loss, StepStats& stats);
+  void skip(const std::string& reason, StepStats& stats);
   std::vector<int64_t> draw_prompts() const;
 
   FlowModel& model_;
