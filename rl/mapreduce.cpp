@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <mutex>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "rl/pareto.h"
@@ -41,13 +39,32 @@ void validate(const MapReduceConfig& c, const std::vector<RewardTask>& tasks) {
     sum += w;
   }
   if (!c.weights.empty() && sum <= 0) throw UsageError("train: merge weights sum to 0");
+  const auto at_least = [](const char* what, int64_t got, int64_t least) {
+    if (got < least) {
+      throw UsageError(concat("train: ", what, " is ", got, ", expected at least ", least));
+    }
+  };
+  at_least("LoRA rank", c.lora.r, 1);
+  at_least("evaluation sampler steps", c.eval.steps, 1);
+  at_least("steps between checkpoints", c.checkpoint_every, 1);
+  at_least("weight grid", c.weight_grid, 0);
+  double morl = 0;
+  for (const RewardTask& t : tasks) {
+    if (!(t.morl_weight >= 0) || !std::isfinite(t.morl_weight)) {
+      throw UsageError(concat("train: morl weight of ", t.reward.name, " is ", t.morl_weight,
+                              ", expected a number >= 0"));
+    }
+    morl += t.morl_weight;
+  }
+  if (morl <= 0) throw UsageError("train: morl weights sum to 0");
   if (c.choose_weights && c.weight_grid < 1) {
     throw UsageError("train: choosing weights needs a weight grid of at least 1 interval");
   }
   for (const RewardTask& t : tasks) {
-    if (t.steps < c.iterations) {
+    const int64_t iterations = c.method == Method::mapreduce ? c.iterations : 1;
+    if (t.steps < iterations) {
       throw UsageError(concat("train: ", t.steps, " steps for reward ", t.reward.name,
-                              ", expected at least one for each of ", c.iterations, " iterations"));
+                              ", expected at least one for each of ", iterations, " iterations"));
     }
     validate_prompts(t.reward, t.train);
     validate_prompts(t.reward, t.held_out);
@@ -148,7 +165,10 @@ AdapterFile MapReduce::train(const Expert& expert, FlowModel& model) {
   }
   while (trainer.steps() < expert.steps) {
     const StepStats stats = trainer.step();
-    observer_.on_step({expert.iteration, expert.name, stats});
+    {
+      const std::lock_guard lock(observing_);
+      observer_.on_step({expert.iteration, expert.name, stats});
+    }
     if (trainer.steps() % config_.checkpoint_every == 0 || trainer.steps() == expert.steps) {
       save_safetensors(state_file, trainer.state());
     }
@@ -181,13 +201,17 @@ std::vector<AdapterFile> MapReduce::map(int64_t iteration) {
   return out;
 }
 
+// In the order of the tasks.
+std::vector<double> MapReduce::means_of(const ScoreTable& scores) const {
+  std::vector<double> means;
+  for (const RewardTask& t : tasks_) means.push_back(scores.at(t.reward.name).mean);
+  return means;
+}
+
+// Against the base; 0 where it is not defined (more than six rewards).
 double MapReduce::hypervolume_of(const ScoreTable& scores) const {
-  std::vector<double> point, reference;
-  for (const RewardTask& t : tasks_) {
-    point.push_back(scores.at(t.reward.name).mean);
-    reference.push_back(result_.evals.at(0).scores.at(t.reward.name).mean);
-  }
-  return hypervolume({point}, reference);
+  if (tasks_.size() > 6) return 0.0;
+  return hypervolume({means_of(scores)}, means_of(result_.evals.at(0).scores));
 }
 
 double MapReduce::score(int64_t iteration, const std::string& label, FlowModel& model) {
@@ -196,10 +220,10 @@ double MapReduce::score(int64_t iteration, const std::string& label, FlowModel& 
   const bool known = std::filesystem::exists(file);
   event.scores = known ? load_scores(file) : evaluate(model, eval_sets_, config_.eval);
   result_.evals.push_back(event);  // the first is the base, the reference of all hypervolumes
-  event.hypervolume = tasks_.size() >= 2 ? hypervolume_of(event.scores) : 0.0;
+  event.hypervolume = hypervolume_of(event.scores);
   result_.evals.back().hypervolume = event.hypervolume;
-  // The line is logged before the file says so: a crash between repeats the line, and readers keep
-  // the last of equal ones.
+  // The line is logged before the file says so: a crash between repeats the event, and observers
+  // drop the second of equal ones.
   if (!known) {
     observer_.on_eval(event);
     save_scores(file, event.scores);
@@ -217,8 +241,9 @@ double MapReduce::score_merge(int64_t iteration, const std::string& label,
 
 std::vector<double> MapReduce::best_weights(int64_t iteration,
                                             const std::vector<AdapterFile>& adapters) {
+  // The fixed weights stay when no merge is better than the base on every reward.
   std::vector<double> best = config_.weights;
-  double best_volume = -1;
+  double best_volume = 0;
   for (const std::vector<double>& w :
        simplex_grid(static_cast<int>(adapters.size()), static_cast<int>(config_.weight_grid))) {
     const double volume = score_merge(iteration, "soup:" + join_weights(w), adapters, w);
@@ -228,6 +253,19 @@ std::vector<double> MapReduce::best_weights(int64_t iteration,
     }
   }
   return config_.choose_weights ? best : config_.weights;
+}
+
+// Whether a merge may replace the last accepted model. Where both have hypervolume 0 against the
+// base only domination tells which is better.
+bool MapReduce::keeps_front(const EvalEvent& merged) const {
+  const EvalEvent* before = &result_.evals.at(0);
+  for (const MergeEvent& m : result_.merges) {
+    for (const EvalEvent& e : result_.evals) {
+      if (m.accepted && e.iteration == m.iteration && e.model == "merged") before = &e;
+    }
+  }
+  return merged.hypervolume >= before->hypervolume &&
+         !dominates(means_of(before->scores), means_of(merged.scores));
 }
 
 void MapReduce::reduce(int64_t iteration, const std::vector<AdapterFile>& adapters) {
@@ -242,9 +280,10 @@ void MapReduce::reduce(int64_t iteration, const std::vector<AdapterFile>& adapte
   const auto model = current_model();
   const std::vector<WeightedAdapter> one{{&file.modules, 1.0}};
   fold_adapters(model->linears(), one);
-  const double before = last_accepted_volume(result_.evals, result_.merges);
-  MergeEvent event{iteration, report_merge(parts), true, score(iteration, "merged", *model)};
-  event.accepted = !config_.rollback || event.hypervolume >= before;
+  MergeEvent event{iteration, {}, {}, true, score(iteration, "merged", *model)};
+  for (const Expert& e : experts_of(iteration)) event.experts.push_back(e.name);
+  event.report = report_merge(weighted(adapters, weights, true));
+  event.accepted = !config_.rollback || keeps_front(result_.evals.back());
   result_.merges.push_back(event);
   observer_.on_merge(event);
   if (!event.accepted) return;

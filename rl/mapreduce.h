@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -37,7 +38,7 @@ struct MapReduceConfig {
   int64_t weight_grid = 0;       // > 0: score merges on a simplex grid of that many intervals too
   bool choose_weights = false;   // merge with the grid's best hypervolume instead of `weights`
   bool factor_mean = false;      // the published code's merge: average A and B, never fold
-  bool rollback = false;         // keep the old base when the merge has less hypervolume
+  bool rollback = false;         // keep the old base when the merge loses hypervolume or is worse
   bool anchor_base = false;      // KL reference: theta_0 instead of theta_k
   bool morl_mixed_data = false;  // each prompt scored by its own reward only (MORL-D)
   bool parallel = false;         // experts of an iteration side by side, one thread each
@@ -65,12 +66,14 @@ struct EvalEvent {
 };
 struct MergeEvent {
   int64_t iteration = 1;
+  std::vector<std::string> experts;  // in the order of the report's figures
   MergeReport report;
   bool accepted = true;
   double hypervolume = 0;
 };
 
-// Called in order of events; may be called from a worker thread, one at a time.
+// Called in order of events; may be called from a worker thread, one at a time. A run that is
+// started again repeats its merges, and an evaluation it was killed in.
 struct RunObserver {
   std::function<void(const StepEvent&)> on_step = [](const StepEvent&) {};
   std::function<void(const EvalEvent&)> on_eval = [](const EvalEvent&) {};
@@ -89,7 +92,8 @@ class MapReduce {
   MapReduce(std::function<std::unique_ptr<FlowModel>()> make_model, std::vector<RewardTask> tasks,
             const MapReduceConfig& config, std::filesystem::path folder, RunObserver observer);
 
-  // Starts or continues; ends with adapters/merged (or one folder an expert for `single`).
+  // Starts or continues; ends with adapters/merged (or one folder an expert for `single`), unless
+  // every merge was rolled back.
   RunResult run();
 
  private:
@@ -102,7 +106,9 @@ class MapReduce {
   double score(int64_t iteration, const std::string& label, FlowModel& model);
   double score_merge(int64_t iteration, const std::string& label,
                      const std::vector<AdapterFile>& adapters, const std::vector<double>& weights);
+  std::vector<double> means_of(const ScoreTable& scores) const;
   double hypervolume_of(const ScoreTable& scores) const;
+  bool keeps_front(const EvalEvent& merged) const;
   std::unique_ptr<FlowModel> current_model() const;
 
   std::function<std::unique_ptr<FlowModel>()> make_model_;
@@ -111,6 +117,7 @@ class MapReduce {
   MapReduceConfig config_;
   std::filesystem::path folder_;
   RunObserver observer_;
+  std::mutex observing_;
   // What was folded into the base so far, in order; each is scaled by its merge weights.
   std::vector<AdapterFile> folded_;
   AdapterFile live_;  // factor-mean mode: where the next experts start

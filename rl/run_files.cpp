@@ -20,12 +20,12 @@ AdapterFile copy_of(const AdapterFile& file) {
 }
 
 std::vector<WeightedAdapter> weighted(const std::vector<AdapterFile>& adapters,
-                                      const std::vector<double>& weights) {
+                                      const std::vector<double>& weights, bool keep_zeros) {
   CHECK(adapters.size() == weights.size(), "weighted: ", weights.size(), " weights for ",
         adapters.size(), " adapters");
   std::vector<WeightedAdapter> out;
   for (size_t i = 0; i < adapters.size(); ++i) {
-    if (weights[i] != 0.0) out.push_back({&adapters[i].modules, weights[i]});
+    if (keep_zeros || weights[i] != 0.0) out.push_back({&adapters[i].modules, weights[i]});
   }
   return out;
 }
@@ -72,14 +72,25 @@ NamedTensors load_tensors(const std::filesystem::path& file) {
   return out;
 }
 
+namespace {
+
+// Ids count within a file: prompts of two files are the same only when their texts are too.
+using PromptKey = std::pair<int64_t, std::string>;
+
+PromptKey key_of(const Prompt& prompt) {
+  return {prompt.id, prompt.text};
+}
+
+}  // namespace
+
 std::vector<Prompt> mixed_prompts(const std::vector<RewardTask>& tasks) {
   size_t longest = 0;
   for (const RewardTask& t : tasks) longest = std::max(longest, t.train.size());
   std::vector<Prompt> out;
-  std::set<int64_t> seen;
+  std::set<PromptKey> seen;
   for (size_t i = 0; i < longest; ++i) {
     for (const RewardTask& t : tasks) {
-      if (i < t.train.size() && seen.insert(t.train[i].id).second) out.push_back(t.train[i]);
+      if (i < t.train.size() && seen.insert(key_of(t.train[i])).second) out.push_back(t.train[i]);
     }
   }
   return out;
@@ -88,12 +99,12 @@ std::vector<Prompt> mixed_prompts(const std::vector<RewardTask>& tasks) {
 Reward reward_by_source(const std::vector<RewardTask>& tasks) {
   struct Source {
     Reward reward;
-    std::set<int64_t> ids;
+    std::set<PromptKey> keys;
   };
   std::vector<Source> sources;
   for (const RewardTask& t : tasks) {
     Source s{t.reward, {}};
-    for (const Prompt& p : t.train) s.ids.insert(p.id);
+    for (const Prompt& p : t.train) s.keys.insert(key_of(p));
     sources.push_back(std::move(s));
   }
   Reward mixed;
@@ -106,7 +117,7 @@ Reward reward_by_source(const std::vector<RewardTask>& tasks) {
       std::vector<Image> some;
       std::vector<Prompt> theirs;
       for (size_t i = 0; i < images.size(); ++i) {
-        if (taken[i] || s.ids.count(prompts[i].id) == 0) continue;
+        if (taken[i] || s.keys.count(key_of(prompts[i])) == 0) continue;
         taken[i] = true;
         mine.push_back(i);
         some.push_back(images[i]);
@@ -145,15 +156,6 @@ void carry_optimizer(const std::filesystem::path& checkpoints, const std::string
     }
   }
   optimizer.load_state(into);
-}
-
-double last_accepted_volume(const std::vector<EvalEvent>& evals,
-                            const std::vector<MergeEvent>& merges) {
-  double volume = evals.empty() ? 0.0 : evals[0].hypervolume;
-  for (const MergeEvent& m : merges) {
-    if (m.accepted) volume = m.hypervolume;
-  }
-  return volume;
 }
 
 }  // namespace parlo

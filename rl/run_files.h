@@ -12,8 +12,9 @@ namespace parlo {
 // Deep copies, so that a trained adapter and its file never share memory.
 AdapterFile copy_of(const AdapterFile& file);
 
+// Adapters of weight 0 are left out, unless keep_zeros.
 std::vector<WeightedAdapter> weighted(const std::vector<AdapterFile>& adapters,
-                                      const std::vector<double>& weights);
+                                      const std::vector<double>& weights, bool keep_zeros = false);
 // "0.5,0.25,0.25"
 std::string join_weights(const std::vector<double>& weights);
 
@@ -26,9 +27,9 @@ int64_t completed_steps(const std::filesystem::path& run, const std::string& lab
 
 NamedTensors load_tensors(const std::filesystem::path& file);
 
-// Prompts of all tasks, one of each in turn, duplicates by id dropped.
+// Prompts of all tasks, one of each in turn; the second of equal ones is dropped.
 std::vector<Prompt> mixed_prompts(const std::vector<RewardTask>& tasks);
-// ScoreTable a prompt with the reward of the first task whose training list holds it (MORL-D).
+// Scores a prompt with the reward of the first task whose training list holds it (MORL-D).
 Reward reward_by_source(const std::vector<RewardTask>& tasks);
 std::vector<std::string> names_of(const std::vector<RewardTask>& tasks);
 
@@ -37,9 +38,5 @@ std::vector<std::string> names_of(const std::vector<RewardTask>& tasks);
 void carry_optimizer(const std::filesystem::path& checkpoints, const std::string& expert,
                      int64_t iteration, const std::vector<std::string>& experts, bool average,
                      AdamW& optimizer);
-
-// Hypervolume of what the next merge has to beat: the last accepted one, else the base (0).
-double last_accepted_volume(const std::vector<EvalEvent>& evals,
-                            const std::vector<MergeEvent>& merges);
 
 }  // namespace parlo
