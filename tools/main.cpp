@@ -1,4 +1,5 @@
 // parlo: one binary, one subcommand a job. Exit code 0 done, 1 failed, 2 bad usage or input.
+#include <csignal>
 #include <cstdio>
 #include <exception>
 
@@ -8,6 +9,8 @@
 
 int main(int argc, char** argv) {
   parlo::ensure_single_threaded_openmp(argv);
+  // A write beyond `ulimit -f` then fails with a message instead of ending the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"parlo trains image generators against several preferences at once"};
   app.require_subcommand(1);
   app.set_version_flag("--version", PARLO_VERSION);

@@ -14,32 +14,35 @@ using nlohmann::ordered_json;
 
 namespace {
 
-// Whether a line of a log stays when its run is resumed.
-bool keeps(const fs::path& folder, const ordered_json& line,
-           std::map<std::string, ordered_json>& last) {
-  const std::string kind = line.value("kind", "");
-  if (kind == "step") {
-    const std::string label =
-        concat("iteration_", line.value("iteration", 0), "_", line.value("expert", ""));
-    return line.value("step", int64_t{0}) <= completed_steps(folder, label);
-  }
-  const std::string key =
-      concat(kind, " ", line.value("iteration", 0), " ", line.value("model", ""));
-  return last.emplace(key, line).second;
-}
-
-std::string resumed_lines(const fs::path& folder, const std::string& text) {
-  std::istringstream in(text);
-  std::map<std::string, ordered_json> last;
-  std::string out;
-  for (std::string line; std::getline(in, line);) {
-    const ordered_json parsed = ordered_json::parse(line, nullptr, false);
-    if (parsed.is_object() && keeps(folder, parsed, last)) out += line + "\n";
-  }
-  return out;
+std::string key_of(const std::string& kind, int64_t iteration, const std::string& model) {
+  return concat(kind, " ", iteration, " ", model);
 }
 
 }  // namespace
+
+// The lines of a log that stay when its run is resumed.
+std::string RunLog::resumed_lines(const fs::path& folder, const std::string& text) {
+  std::istringstream in(text);
+  std::map<std::string, int64_t> completed;  // by expert
+  std::string out;
+  for (std::string line; std::getline(in, line);) {
+    const ordered_json parsed = ordered_json::parse(line, nullptr, false);
+    if (!parsed.is_object()) continue;  // cut by a full disk
+    const std::string kind = parsed.value("kind", "");
+    const auto iteration = parsed.value("iteration", int64_t{0});
+    bool keep = false;
+    if (kind == "step") {
+      const std::string label = concat("iteration_", iteration, "_", parsed.value("expert", ""));
+      if (completed.count(label) == 0) completed[label] = completed_steps(folder, label);
+      keep = parsed.value("step", int64_t{0}) <= completed[label];
+      earlier_steps_ += keep;
+    } else {
+      keep = known_.insert(key_of(kind, iteration, parsed.value("model", ""))).second;
+    }
+    if (keep) out += line + "\n";
+  }
+  return out;
+}
 
 RunLog::RunLog(const fs::path& folder, std::string method) : method_(std::move(method)) {
   const fs::path file = folder / "metrics.jsonl";
@@ -78,6 +81,7 @@ void RunLog::step(const StepEvent& e, int64_t peak_bytes) {
 }
 
 void RunLog::evaluation(const EvalEvent& e) {
+  if (!known_.insert(key_of("eval", e.iteration, e.model)).second) return;
   ordered_json scores = ordered_json::object();
   for (const auto& [name, s] : e.scores) {
     scores[name] = {{"mean", s.mean}, {"se", s.standard_error}, {"n", s.values.size()}};
@@ -91,11 +95,10 @@ void RunLog::evaluation(const EvalEvent& e) {
                    .dump());
 }
 
-void RunLog::merge(const MergeEvent& e, const std::vector<std::string>& names) {
+void RunLog::merge(const MergeEvent& e) {
+  if (!known_.insert(key_of("merge", e.iteration, "")).second) return;
   ordered_json norms = ordered_json::object();
-  for (size_t i = 0; i < e.report.delta_norms.size(); ++i) {
-    norms[i < names.size() ? names[i] : std::to_string(i)] = e.report.delta_norms[i];
-  }
+  for (size_t i = 0; i < e.experts.size(); ++i) norms[e.experts[i]] = e.report.delta_norms.at(i);
   ordered_json j{{"kind", "merge"},
                  {"method", method_},
                  {"iteration", e.iteration},
@@ -117,11 +120,16 @@ const char* build_commit() {
 
 void write_summary(const fs::path& folder, const SummaryInfo& info, const RunResult& result) {
   ordered_json scores = ordered_json::object(), volumes = ordered_json::object();
+  std::set<int64_t> rejected;
+  for (const MergeEvent& m : result.merges) {
+    if (!m.accepted) rejected.insert(m.iteration);
+  }
   for (const EvalEvent& e : result.evals) {
+    if (e.model == "merged" && rejected.count(e.iteration) > 0) continue;
     std::string name = e.model;
     if (name.starts_with("expert:")) name = name.substr(7);
     if (e.iteration > 1) name += concat("_iteration_", e.iteration);
-    // The merged model of the last iteration is the result of the run.
+    // The last merge that was accepted is the result of the run.
     if (e.model == "merged") name = "merged";
     for (const auto& [reward, s] : e.scores) scores[name][reward] = s.mean;
     if (e.model == "base") volumes["base"] = e.hypervolume;

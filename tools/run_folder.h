@@ -3,25 +3,35 @@
 
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "rl/mapreduce.h"
 #include "tensor/file.h"
 
 namespace parlo {
 
-// The log of a run. Opening it on an existing folder drops the lines of steps behind the last
-// checkpoints, which the resumed run will take again, and keeps one of equal evaluations.
+// The log of a run, in which every step, evaluation and merge stands once. Opening it on an
+// existing folder drops the lines of steps behind the last checkpoints, which the resumed run will
+// take again; what is there of evaluations and merges is not written a second time.
 class RunLog {
  public:
   RunLog(const std::filesystem::path& folder, std::string method);
 
+  // Steps that were in the file when it was opened.
+  int64_t earlier_steps() const { return earlier_steps_; }
+
   void step(const StepEvent& event, int64_t peak_bytes);
   void evaluation(const EvalEvent& event);
-  void merge(const MergeEvent& event, const std::vector<std::string>& names);
+  void merge(const MergeEvent& event);
 
  private:
+  std::string resumed_lines(const std::filesystem::path& folder, const std::string& text);
+
   std::string method_;
+  std::set<std::string> known_;  // evaluations and merges that are in the file
+  int64_t earlier_steps_ = 0;
   std::unique_ptr<LineLog> log_;
 };
 

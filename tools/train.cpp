@@ -45,11 +45,14 @@ double value_for(const std::vector<std::string>& entries, const std::string& nam
   return result;
 }
 
+// "name=text" entries, or one bare text for all.
 std::string text_for(const std::vector<std::string>& entries, const std::string& name) {
+  std::string result;
   for (const std::string& entry : entries) {
     if (entry.starts_with(name + "=")) return entry.substr(name.size() + 1);
+    if (entry.find('=') == std::string::npos) result = entry;
   }
-  return "";
+  return result;
 }
 
 void check_names(const std::vector<std::string>& entries, const std::vector<std::string>& rewards,
@@ -80,6 +83,9 @@ std::vector<RewardTask> make_tasks(const TrainOptions& o) {
         std::pair{&o.train_prompts, "--train-prompts"},
         std::pair{&o.eval_prompts, "--eval-prompts"}}) {
     check_names(*entries, o.rewards, flag);
+  }
+  if (o.eval_count < 1) {
+    throw UsageError(concat("--eval-count is ", o.eval_count, ", expected at least 1"));
   }
   std::vector<RewardTask> tasks;
   std::set<std::string> seen;
@@ -212,7 +218,8 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
 void add_train_flags(CLI::App& app, TrainOptions& o) {
   app.add_option("--base", o.base, "Model folder; default: the built-in world's");
   app.add_option("--clip", o.clip, "CLIP folder of pickscore; default: the built-in world's");
-  app.add_option("--train-prompts", o.train_prompts, "NAME=FILE.jsonl: a reward's prompts")
+  app.add_option("--train-prompts", o.train_prompts,
+                 "NAME=FILE.jsonl or one FILE.jsonl for all rewards")
       ->delimiter(',');
   app.add_option("--eval-prompts", o.eval_prompts, "NAME=FILE.jsonl: its held-out prompts")
       ->delimiter(',');
@@ -271,6 +278,7 @@ void run_training(TrainOptions o, const fs::path& out) {
   const double start = seconds_now();
   o.run.seed = o.common.seed;
   o.run.method = kMethods.at(o.method);
+  if (o.run.method != Method::mapreduce) o.run.iterations = 1;
   o.run.carry = kCarries.at(o.optimizer);
   o.run.grpo.rollout.noise = kNoises.at(o.noise);
   o.run.eval.guidance = o.run.grpo.rollout.guidance;
@@ -287,7 +295,7 @@ void run_training(TrainOptions o, const fs::path& out) {
   std::mutex mutex;
   double spent = 0;
   int64_t steps_seen = 0;
-  int64_t total_steps = 0;
+  int64_t total_steps = -log.earlier_steps();
   for (const RewardTask& t : tasks) total_steps += t.steps;
   RunObserver observer;
   observer.on_step = [&](const StepEvent& e) {
@@ -306,7 +314,7 @@ void run_training(TrainOptions o, const fs::path& out) {
   };
   observer.on_merge = [&](const MergeEvent& e) {
     const std::lock_guard lock(mutex);
-    log.merge(e, o.rewards);
+    log.merge(e);
     std::printf("merge  iteration %lld: %s, hypervolume %.3g\n",
                 static_cast<long long>(e.iteration), e.accepted ? "accepted" : "rolled back",
                 e.hypervolume);
