@@ -21,6 +21,7 @@ struct TrainOptions {
   std::string method = "mapreduce", noise = "cps", optimizer = "reset";
   int64_t steps = 64;
   int64_t eval_count = 400;
+  bool no_score_experts = false;
   std::string config_text;  // what config.toml will hold
   std::string command;
 };

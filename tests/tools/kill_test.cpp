@@ -41,6 +41,7 @@ TEST_CASE("killed at 20 random moments, a run ends with the same bytes") {
     }
     INFO("kill moments: ", moments);
     CHECK((adapters_of(run) == expected));
+    check_same_log(run, log);
     CHECK(fs::exists(run / "summary.json"));
     CHECK(fs::exists(run / "samples" / "merged.png"));
   }

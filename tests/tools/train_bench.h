@@ -194,6 +194,18 @@ inline std::map<std::string, json> log_of(const fs::path& run) {
   return out;
 }
 
+// The same lines, number for number; names the first that differ.
+inline void check_same_log(const fs::path& run, const std::map<std::string, json>& expected) {
+  const auto log = log_of(run);
+  for (const auto& [key, line] : expected) {
+    INFO(key);
+    REQUIRE(log.count(key) == 1);
+    INFO("got ", log.at(key).dump(), ", expected ", line.dump());
+    CHECK((log.at(key) == line));
+  }
+  CHECK(log.size() == expected.size());
+}
+
 // Names of files that no run may leave behind.
 inline std::vector<std::string> leftovers(const fs::path& folder) {
   std::vector<std::string> out;
