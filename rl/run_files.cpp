@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "autograd/functions.h"
 #include "tensor/file.h"
@@ -72,59 +71,40 @@ NamedTensors load_tensors(const std::filesystem::path& file) {
   return out;
 }
 
-namespace {
-
-// Ids count within a file: prompts of two files are the same only when their texts are too.
-using PromptKey = std::pair<int64_t, std::string>;
-
-PromptKey key_of(const Prompt& prompt) {
-  return {prompt.id, prompt.text};
-}
-
-}  // namespace
-
 std::vector<Prompt> mixed_prompts(const std::vector<RewardTask>& tasks) {
   size_t longest = 0;
   for (const RewardTask& t : tasks) longest = std::max(longest, t.train.size());
   std::vector<Prompt> out;
-  std::set<PromptKey> seen;
   for (size_t i = 0; i < longest; ++i) {
-    for (const RewardTask& t : tasks) {
-      if (i < t.train.size() && seen.insert(key_of(t.train[i])).second) out.push_back(t.train[i]);
+    for (size_t source = 0; source < tasks.size(); ++source) {
+      const std::vector<Prompt>& list = tasks[source].train;
+      if (i >= list.size()) continue;
+      out.push_back(list[i]);
+      out.back().source = static_cast<int>(source);
     }
   }
   return out;
 }
 
 Reward reward_by_source(const std::vector<RewardTask>& tasks) {
-  struct Source {
-    Reward reward;
-    std::set<PromptKey> keys;
-  };
-  std::vector<Source> sources;
-  for (const RewardTask& t : tasks) {
-    Source s{t.reward, {}};
-    for (const Prompt& p : t.train) s.keys.insert(key_of(p));
-    sources.push_back(std::move(s));
-  }
+  std::vector<Reward> sources;
+  for (const RewardTask& t : tasks) sources.push_back(t.reward);
   Reward mixed;
   mixed.name = "mixed";
   mixed.score = [sources](std::span<const Image> images, std::span<const Prompt> prompts) {
     std::vector<double> out(images.size(), 0.0);
-    std::vector<bool> taken(images.size(), false);
-    for (const Source& s : sources) {
+    for (size_t source = 0; source < sources.size(); ++source) {
       std::vector<size_t> mine;
       std::vector<Image> some;
       std::vector<Prompt> theirs;
       for (size_t i = 0; i < images.size(); ++i) {
-        if (taken[i] || s.keys.count(key_of(prompts[i])) == 0) continue;
-        taken[i] = true;
+        if (prompts[i].source != static_cast<int>(source)) continue;
         mine.push_back(i);
         some.push_back(images[i]);
         theirs.push_back(prompts[i]);
       }
       if (mine.empty()) continue;
-      const std::vector<double> scores = s.reward.score(some, theirs);
+      const std::vector<double> scores = sources[source].score(some, theirs);
       for (size_t k = 0; k < mine.size(); ++k) out[mine[k]] = scores[k];
     }
     return out;

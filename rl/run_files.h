@@ -27,9 +27,9 @@ int64_t completed_steps(const std::filesystem::path& run, const std::string& lab
 
 NamedTensors load_tensors(const std::filesystem::path& file);
 
-// Prompts of all tasks, one of each in turn; the second of equal ones is dropped.
+// Prompts of all tasks, one of each in turn, with the number of their task as source.
 std::vector<Prompt> mixed_prompts(const std::vector<RewardTask>& tasks);
-// Scores a prompt with the reward of the first task whose training list holds it (MORL-D).
+// Scores a prompt of a mixture with the reward of the task it came from (MORL-D).
 Reward reward_by_source(const std::vector<RewardTask>& tasks);
 std::vector<std::string> names_of(const std::vector<RewardTask>& tasks);
 

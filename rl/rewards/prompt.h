@@ -28,6 +28,7 @@ struct Prompt {
   std::string tag;   // GenEval's tags, or "text"
   std::string word;  // what `text` quotes; empty without quotes
   std::vector<Object> objects;
+  int source = -1;  // in a mixture of prompt lists: which one it is from; not in files
   bool operator==(const Prompt&) const = default;
 };
 

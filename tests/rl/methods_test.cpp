@@ -64,24 +64,23 @@ TEST_CASE("morl trains one adapter on the weighted sum with the whole budget") {
   }
 }
 
-TEST_CASE("mixed prompts of files whose ids count from 0 stay apart") {
+TEST_CASE("a mixture takes turns, and every prompt remembers its list") {
   std::vector<RewardTask> tasks = tiny_tasks(2);
-  tasks[0].train = tiny_prompts(3);
+  tasks[0].train = tiny_prompts(2);
   tasks[1].train = tiny_prompts(3);
-  for (Prompt& p : tasks[1].train) p.text += " again";
   const std::vector<Prompt> mixed = mixed_prompts(tasks);
-  CHECK(mixed.size() == 6);
-  tasks[1].train = tasks[0].train;
-  CHECK(mixed_prompts(tasks).size() == 3);
-
-  tasks[1].train = tiny_prompts(3);
-  for (Prompt& p : tasks[1].train) p.text += " again";
+  REQUIRE(mixed.size() == 5);
+  const std::vector<int> order{0, 1, 0, 1, 1}, ids{0, 0, 1, 1, 2};
+  for (size_t i = 0; i < mixed.size(); ++i) {
+    CHECK(mixed[i].source == order[i]);
+    CHECK(mixed[i].id == ids[i]);
+  }
+  // The same prompt in both lists is judged by the reward of the list it was drawn from.
   const Reward by_source = reward_by_source(tasks);
   Image red(2, 2);
   for (size_t i = 0; i < red.rgb.size(); i += 3) red.rgb[i] = 255;
   const std::vector<Image> images{red, red};
-  const std::vector<Prompt> prompts{tasks[0].train[0], tasks[1].train[0]};
-  const std::vector<double> scores = by_source.score(images, prompts);
+  const std::vector<double> scores = by_source.score(images, std::span(mixed).first(2));
   CHECK(scores[0] == 1.0);   // redness
   CHECK(scores[1] == -0.5);  // greenness
 }

@@ -368,7 +368,9 @@ TEST_CASE("in a mixture a prompt needs one reward that can judge it") {
   };
   Bench bench;
   bench.rewards = {{only(0, 0), 0.5}, {only(1, 1), 0.5}};
-  const StepStats s = bench.start(tiny_config()).step();
+  GrpoConfig all = tiny_config();
+  all.prompts_per_step = 5;  // all of them, so both rewards have something to judge
+  CHECK(bench.start(all).step().rewards.size() == 2);
   bench.rewards = {{only(0, 0), 0.5}, {only(1, 0), 0.5}};
   CHECK(contains(message_of([&] { bench.start(tiny_config()); }), "prompt 1"));
   bench.rewards = {{only(0, 0), 1.0}};
