@@ -22,7 +22,7 @@ void parallel_run(int64_t n, int64_t grain, ChunkFn fn, void* context);
 }  // namespace detail
 
 // Calls fn(begin, end) on chunks of at most `grain` that cover [0, n). An exception thrown by a
-// chunk is rethrown in the caller after all chunks ended.
+// chunk is rethrown in the caller after all chunks ended. Denormal numbers are zero inside.
 template <class Fn>
 void parallel_for(int64_t n, int64_t grain, Fn&& fn) {
   using F = std::remove_reference_t<Fn>;
