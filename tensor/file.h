@@ -37,6 +37,19 @@ void write_file(const std::filesystem::path& path, std::string_view content);
 // Creates the folder and its parents where missing.
 void make_folders(const std::filesystem::path& folder);
 
+// Keeps a folder for one user at a time, across processes; the system lets go of it when the
+// process ends, however it ends. Throws Error when somebody else has it.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
 // A read-only map of a regular file. Cutting the file shorter while it is mapped is not caught.
 class MappedFile {
  public:

@@ -102,6 +102,12 @@ void Progress::update(int64_t done, const std::string& detail) {
   open_ = true;
 }
 
+void Progress::note(const std::string& text) {
+  std::fprintf(out_, "%s%s\n", open_ ? "\r\033[K" : "", text.c_str());
+  std::fflush(out_);
+  open_ = false;  // the next update draws the bar again
+}
+
 void Progress::finish() {
   if (open_) std::fputc('\n', out_);
   if (open_) std::fflush(out_);

@@ -23,6 +23,8 @@ class Progress {
 
   // `done` steps are finished; `detail` says what came out ("reward 0.61").
   void update(int64_t done, const std::string& detail = "");
+  // A line of its own, above the bar.
+  void note(const std::string& text);
   // Ends the bar's line; the destructor does it as well.
   void finish();
 

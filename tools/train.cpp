@@ -13,6 +13,7 @@
 #include "tensor/allocator.h"
 #include "tools/assets.h"
 #include "tools/commands.h"
+#include "tools/progress.h"
 #include "tools/report.h"
 #include "tools/run_folder.h"
 #include "tools/world/prompts.h"
@@ -149,7 +150,8 @@ void add_rollout_flags(CLI::App& app, TrainOptions& o) {
   app.add_option("--guidance", r.guidance, "Classifier-free guidance; 1: off")
       ->capture_default_str();
   app.add_flag("--detach-uncond", r.detach_uncond, "No gradient through the unconditional branch");
-  app.add_option("--micro-batch", r.micro_batch, "Samples a pass; no effect on results")
+  app.add_option("--micro-batch", r.micro_batch,
+                 "Samples a pass; bounds memory, changes the rounding of gradients")
       ->capture_default_str();
 }
 
@@ -241,27 +243,36 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-void print_scores(const EvalEvent& e) {
+std::string describe(const EvalEvent& e) {
   std::string line = concat("eval   iteration ", e.iteration, "  ", e.model, ":");
   for (const auto& [name, s] : e.scores) {
     char text[96];
     std::snprintf(text, sizeof text, "  %s %.3f +- %.3f", name.c_str(), s.mean, s.standard_error);
     line += text;
   }
-  std::printf("%s  hypervolume %.3g\n", line.c_str(), e.hypervolume);
-  std::fflush(stdout);
+  char volume[48];
+  std::snprintf(volume, sizeof volume, "  hypervolume %.3g", e.hypervolume);
+  return line + volume;
 }
 
-void print_step(const StepEvent& e, double left) {
+std::string describe(const MergeEvent& e) {
+  char volume[48];
+  std::snprintf(volume, sizeof volume, "hypervolume %.3g", e.hypervolume);
+  return concat("merge  iteration ", e.iteration, ": ", e.accepted ? "accepted" : "rolled back",
+                ", ", volume);
+}
+
+std::string describe(const StepEvent& e) {
   const StepStats& s = e.stats;
-  std::printf(
-      "step   iteration %lld  %s %lld: reward %.3f  ratio %.5f (max dev %.1e)  clipped %.0f%%  "
-      "grad "
-      "%.2e  %.1f s (left %.0f s)\n",
-      static_cast<long long>(e.iteration), e.expert.c_str(), static_cast<long long>(s.step),
-      s.reward, s.ratio_mean, s.ratio_max_deviation, 100 * s.clip_fraction, s.grad_norm,
-      s.rollout_seconds + s.reward_seconds + s.update_seconds, left);
-  std::fflush(stdout);
+  char text[192];
+  std::snprintf(text, sizeof text,
+                "%s %lld (iteration %lld): reward %.3f  ratio %.5f (max dev %.1e)  clipped %.0f%%  "
+                "grad %.2e  %.1f s",
+                e.expert.c_str(), static_cast<long long>(s.step),
+                static_cast<long long>(e.iteration), s.reward, s.ratio_mean, s.ratio_max_deviation,
+                100 * s.clip_fraction, s.grad_norm,
+                s.rollout_seconds + s.reward_seconds + s.update_seconds);
+  return text;
 }
 
 // Same prompts and noise for every model of the report.
@@ -296,38 +307,33 @@ void run_training(TrainOptions o, const fs::path& out) {
   const auto make_model = [&]() -> std::unique_ptr<FlowModel> { return Sd3Pipeline::load(base); };
   make_model();  // a bad base is refused before anything is written
   make_folders(out / "samples");
+  const FolderLock mine(out);
   if (!fs::exists(out / "config.toml")) write_file(out / "config.toml", o.config_text);
 
   RunLog log(out, o.method);
   std::mutex mutex;
-  double spent = 0;
-  int64_t steps_seen = 0;
-  int64_t total_steps = -log.earlier_steps();
-  for (const RewardTask& t : tasks) total_steps += t.steps;
+  int64_t total = 0, done = log.earlier_steps();
+  for (const RewardTask& t : tasks) total += t.steps;
+  Progress progress("step", total, done, stdout);
   RunObserver observer;
   observer.on_step = [&](const StepEvent& e) {
     const std::lock_guard lock(mutex);
     log.step(e, cpu_memory::stats().peak_bytes);
-    const StepStats& s = e.stats;
-    spent += s.rollout_seconds + s.reward_seconds + s.update_seconds;
-    ++steps_seen;
-    print_step(e, spent / static_cast<double>(steps_seen) *
-                      static_cast<double>(std::max<int64_t>(0, total_steps - steps_seen)));
+    progress.update(++done, describe(e));
   };
   observer.on_eval = [&](const EvalEvent& e) {
     const std::lock_guard lock(mutex);
     log.evaluation(e);
-    print_scores(e);
+    progress.note(describe(e));
   };
   observer.on_merge = [&](const MergeEvent& e) {
     const std::lock_guard lock(mutex);
     log.merge(e);
-    std::printf("merge  iteration %lld: %s, hypervolume %.3g\n",
-                static_cast<long long>(e.iteration), e.accepted ? "accepted" : "rolled back",
-                e.hypervolume);
+    progress.note(describe(e));
   };
   MapReduce job(make_model, tasks, o.run, out, observer);
   const RunResult result = job.run();
+  progress.finish();
 
   const auto model = make_model();
   write_samples(out, "base", *model, tasks, o.run.eval);

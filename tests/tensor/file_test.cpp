@@ -147,3 +147,13 @@ TEST_CASE("LineLog is cut back to a cursor") {
   CHECK(contains(message_of([&] { LineLog log(path, 1000); }), "expected at least 1000"));
   CHECK(read_file(path) == "{\"step\":1}\n{\"step\":2}\n");
 }
+
+TEST_CASE("a locked folder is refused to a second user and free again afterwards") {
+  const TemporaryFolder folder;
+  {
+    const FolderLock lock(folder.path());
+    CHECK(contains(message_of([&] { FolderLock second(folder.path()); }), "another process"));
+  }
+  CHECK(message_of([&] { FolderLock again(folder.path()); }).empty());
+  CHECK(contains(message_of([&] { FolderLock none(folder / "missing"); }), "missing"));
+}
