@@ -48,6 +48,12 @@ void validate(const MapReduceConfig& c, const std::vector<RewardTask>& tasks) {
   at_least("evaluation sampler steps", c.eval.steps, 1);
   at_least("steps between checkpoints", c.checkpoint_every, 1);
   at_least("weight grid", c.weight_grid, 0);
+  at_least("steps between evaluations", c.eval_every, 0);
+  if (c.eval_every > 0 && c.parallel) {
+    throw UsageError(
+        "train: experts that train side by side are not scored on the way; drop "
+        "--eval-every or --parallel");
+  }
   double morl = 0;
   for (const RewardTask& t : tasks) {
     if (!(t.morl_weight >= 0) || !std::isfinite(t.morl_weight)) {
@@ -141,7 +147,12 @@ AdapterFile MapReduce::train(const Expert& expert, FlowModel& model) {
   const auto done = folder_ / "adapters" / expert.label;
   const auto state_file = folder_ / "checkpoints" / (expert.label + ".safetensors");
   // The configuration is written last: where it is, the adapter is whole.
-  if (std::filesystem::exists(done / "adapter_config.json")) return read_adapter(done);
+  if (std::filesystem::exists(done / "adapter_config.json")) {
+    for (int64_t step = 1; step < expert.steps; ++step) {
+      score_on_the_way(expert, step, model, true);
+    }
+    return read_adapter(done);
+  }
 
   const RandomKey key = RandomKey(config_.seed)
                             .fold("lora")
@@ -163,12 +174,19 @@ AdapterFile MapReduce::train(const Expert& expert, FlowModel& model) {
     carry_optimizer(folder_ / "checkpoints", expert.name, expert.iteration - 1, names_of(tasks_),
                     config_.carry == OptimizerCarry::average, trainer.optimizer());
   }
+  for (int64_t step = 1; step <= trainer.steps(); ++step) {
+    score_on_the_way(expert, step, model, true);
+  }
   while (trainer.steps() < expert.steps) {
     const StepStats stats = trainer.step();
     {
       const std::lock_guard lock(observing_);
       observer_.on_step({expert.iteration, expert.name, stats});
     }
+    // Before the checkpoint: a run killed in between takes the step, and this, again.
+    trainer.swap_ema();
+    score_on_the_way(expert, trainer.steps(), model, false);
+    trainer.swap_ema();
     if (trainer.steps() % config_.checkpoint_every == 0 || trainer.steps() == expert.steps) {
       save_safetensors(state_file, trainer.state());
     }
@@ -176,6 +194,17 @@ AdapterFile MapReduce::train(const Expert& expert, FlowModel& model) {
   trainer.swap_ema();
   adapter.save(done);
   return copy_of(adapter.to_file());
+}
+
+// Scores the expert as it is after `step`, where that is due; what is past is only read from file.
+void MapReduce::score_on_the_way(const Expert& expert, int64_t step, FlowModel& model, bool past) {
+  if (config_.eval_every == 0 || step % config_.eval_every != 0) return;
+  if (step == expert.steps) return;  // scored when all are done
+  const std::string label =
+      concat(config_.method == Method::morl ? "" : "expert:", expert.name, "@", step);
+  const auto file = folder_ / "checkpoints" / "evals" / score_file_name(expert.iteration, label);
+  if (past && !std::filesystem::exists(file)) return;
+  score(expert.iteration, label, model);
 }
 
 std::vector<AdapterFile> MapReduce::map(int64_t iteration) {

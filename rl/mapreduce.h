@@ -49,6 +49,7 @@ struct MapReduceConfig {
   EvalConfig eval;
   uint64_t seed = 1;
   int64_t checkpoint_every = 4;  // rollout steps
+  int64_t eval_every = 0;        // rollout steps between scores of an unfinished expert; 0: none
 };
 
 void validate(const MapReduceConfig& config, const std::vector<RewardTask>& tasks);
@@ -60,7 +61,7 @@ struct StepEvent {
 };
 struct EvalEvent {
   int64_t iteration = 0;  // 0: the base
-  std::string model;      // base, expert:NAME, merged, soup:W
+  std::string model;      // base, expert:NAME, merged, soup:W, or on the way expert:NAME@STEP
   ScoreTable scores;
   double hypervolume = 0;  // against the base's means
 };
@@ -104,6 +105,7 @@ class MapReduce {
   void reduce(int64_t iteration, const std::vector<AdapterFile>& adapters);
   std::vector<double> best_weights(int64_t iteration, const std::vector<AdapterFile>& adapters);
   double score(int64_t iteration, const std::string& label, FlowModel& model);
+  void score_on_the_way(const Expert& expert, int64_t step, FlowModel& model, bool past);
   double score_merge(int64_t iteration, const std::string& label,
                      const std::vector<AdapterFile>& adapters, const std::vector<double>& weights);
   std::vector<double> means_of(const ScoreTable& scores) const;

@@ -45,6 +45,8 @@ void add_run(const fs::path& folder, Table& table) {
       name = "base";
     else if (model == "merged")
       name = concat(method, " K=", summary.value("iterations", 1));
+    else if (model.starts_with("morl@"))
+      name = "morl " + model.substr(4);
     else if (model.starts_with("soup:"))
       name = concat(method, " ", model.substr(5));
     else if (method == "single" || method == "soup")

@@ -102,8 +102,9 @@ std::vector<RewardTask> make_tasks(const TrainOptions& o) {
     const std::string held_out = text_for(o.eval_prompts, name);
     t.train =
         train.empty() ? balanced_prompts(name, Split::train, kTrainPrompts) : read_prompts(train);
-    t.held_out = held_out.empty() ? balanced_prompts(name, Split::held_out, o.eval_count)
-                                  : read_prompts(held_out);
+    const Split split = o.eval_split == "train" ? Split::train : Split::held_out;
+    t.held_out =
+        held_out.empty() ? balanced_prompts(name, split, o.eval_count) : read_prompts(held_out);
     t.steps = o.steps;
     t.lr = value_for(o.lr, name, default_lr(name), "--lr");
     t.morl_weight = value_for(o.morl_weights, name, 1.0, "--morl-weights");
@@ -213,6 +214,13 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
   // Not "!--flag" on the bool itself: config.toml would hold the opposite of its default.
   app.add_flag("--no-score-experts", o.no_score_experts,
                "Do not score the experts of every iteration on all rewards");
+  app.add_option("--eval-split", o.eval_split,
+                 "Built-in prompts to score on: held-out, or train to tune settings")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"held-out", "train"}));
+  app.add_option("--eval-every", c.eval_every,
+                 "Also score unfinished experts every N steps; 0: do not")
+      ->capture_default_str();
   app.add_option("--eval-steps", c.eval.steps, "Sampler steps of evaluation")
       ->capture_default_str();
   app.add_option("--eval-seed", c.eval.seed, "Noise of evaluation")->capture_default_str();

@@ -18,6 +18,7 @@ struct TrainOptions {
   std::vector<std::string> rewards{"ocr", "geneval", "pickscore"};
   std::vector<std::string> lr, morl_weights, train_prompts, eval_prompts;
   std::string targets = "attention+mlp";
+  std::string eval_split = "held-out";
   std::string method = "mapreduce", noise = "cps", optimizer = "reset";
   int64_t steps = 64;
   int64_t eval_count = 400;
