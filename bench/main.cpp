@@ -1,5 +1,5 @@
 // parlo-bench [--benchmark_filter=REGEX ...]: Google Benchmark's options. Everything takes well
-// under a minute on an idle machine.
+// under two minutes on an idle machine.
 #include <benchmark/benchmark.h>
 
 #include "bench/peers.h"

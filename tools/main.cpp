@@ -1,4 +1,5 @@
 // parlo: one binary, one subcommand a job. Exit code 0 done, 1 failed, 2 bad usage or input.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -25,7 +26,17 @@ int main(int argc, char** argv) {
   parlo::add_forward(app);
   parlo::add_inspect(app);
   parlo::add_doctor(app);
+  if (argc == 1) {
+    std::fputs(app.help().c_str(), stderr);
+    return 2;
+  }
   try {
+    // CLI11 would say only that a subcommand is missing.
+    const auto named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
+    const auto commands = app.get_subcommands({});
+    if (argv[1][0] != '-' && std::none_of(commands.begin(), commands.end(), named)) {
+      throw parlo::UsageError(parlo::concat("there is no command ", argv[1], "; see parlo --help"));
+    }
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
