@@ -12,7 +12,7 @@ int main(int argc, char** argv) {
   parlo::ensure_single_threaded_openmp(argv);
   // A write beyond `ulimit -f` then fails with a message instead of ending the process.
   std::signal(SIGXFSZ, SIG_IGN);
-  CLI::App app{"parlo trains image generators against several preferences at once"};
+  CLI::App app{"parlo trains image generators against several preferences at once", "parlo"};
   app.require_subcommand(1);
   app.set_version_flag("--version", PARLO_VERSION);
   parlo::add_demo(app);
