@@ -26,7 +26,7 @@ struct PretrainOptions {
   CommonOptions common;
   std::string component;
   std::string out;
-  std::string clip;
+  std::string clip, init;
   int64_t checkpoint_every = 500;
   bool resume = false;
   SamplerOptions world;
@@ -151,8 +151,17 @@ void pretrain_base(const PretrainOptions& o) {
   const auto tokenizer = std::make_shared<ClipTokenizer>(ClipTokenizer::load(o.clip));
   const std::shared_ptr<ClipTextModel> encoder = ClipTextModel::of(*clip);
   auto transformer = std::make_unique<Sd3Transformer>(sd3_tiny());
-  transformer->params().initialise(RandomKey(o.common.seed).fold("base"));
-  transformer->zero_output_layers();
+  if (o.init.empty()) {
+    transformer->params().initialise(RandomKey(o.common.seed).fold("base"));
+    transformer->zero_output_layers();
+  } else {
+    // A copy: what is loaded may be a read-only map of the file.
+    const auto source = Sd3Transformer::load(fs::path(o.init) / "transformer");
+    transformer = std::make_unique<Sd3Transformer>(source->config());
+    transformer->params().initialise(RandomKey(o.common.seed));
+    const std::vector<NamedVar> from = source->params().vars(), to = transformer->params().vars();
+    for (size_t i = 0; i < to.size(); ++i) to[i].var.value().copy_from(from[i].var.value());
+  }
   Sd3Pipeline pipeline(std::move(transformer), encoder, tokenizer, 1.0);
 
   Task task;
@@ -199,6 +208,7 @@ void add_pretrain(CLI::App& parent) {
       ->check(CLI::IsMember({"clip", "base"}));
   app->add_option("--out", o->out, "Folder for the result")->required();
   app->add_option("--clip", o->clip, "base: the CLIP folder whose text tower conditions it");
+  app->add_option("--init", o->init, "base: go on from the transformer of this model folder");
   app->add_option("--steps", o->train.steps, "Optimiser steps")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
@@ -222,6 +232,9 @@ void add_pretrain(CLI::App& parent) {
   app->callback([o] {
     apply(o->common);
     o->world.seed = o->common.seed;
+    if (o->component == "clip" && !o->init.empty()) {
+      throw UsageError("pretrain clip: --init is for the base");
+    }
     o->component == "clip" ? pretrain_clip(*o) : pretrain_base(*o);
   });
 }
