@@ -85,6 +85,8 @@ void* allocate(size_t bytes) {
     it->second.pop_back();
     s.stats.cached_bytes -= static_cast<int64_t>(capacity);
   } else {
+    // A miss although more is cached than ever was in use: the sizes have changed.
+    if (s.stats.cached_bytes > s.stats.peak_bytes) free_cached(s);
     header = new_block(s, capacity);
     if (!header) {
       free_cached(s);

@@ -9,13 +9,13 @@
 
 #include "lora/adapter.h"
 #include "rl/pareto.h"
-#include "tensor/allocator.h"
 #include "tensor/file.h"
 #include "tools/assets.h"
 #include "tools/commands.h"
 #include "tools/model_options.h"
 #include "tools/options.h"
 #include "tools/paths.h"
+#include "tools/progress.h"
 #include "tools/run_folder.h"
 #include "tools/world/prompts.h"
 
@@ -195,7 +195,7 @@ ordered_json summary(const EvalOptions& o, const std::vector<Scored>& results, d
   }
   ordered_json j{{"command", "parlo eval"}, {"commit", build_commit()},
                  {"seed", o.common.seed},   {"device", "cpu"},
-                 {"seconds", seconds},      {"peak_bytes", cpu_memory::stats().peak_bytes},
+                 {"seconds", seconds},      {"peak_bytes", process_peak_bytes()},
                  {"scores", scores}};
   add_front(results, o.rewards, j);
   j["standard_errors"] = errors;

@@ -10,10 +10,10 @@
 #include "autograd/functions.h"
 #include "models/sd3_pipeline.h"
 #include "rl/rewards/pixels.h"
-#include "tensor/allocator.h"
 #include "tensor/safetensors.h"
 #include "tools/commands.h"
 #include "tools/options.h"
+#include "tools/progress.h"
 #include "tools/world/sampler.h"
 #include "tools/world/vocabulary.h"
 
@@ -98,7 +98,7 @@ void run(const Task& task, const PretrainOptions& o) {
     }
   }
   std::printf("done: %s, peak memory %.0f MB\n", o.out.c_str(),
-              static_cast<double>(cpu_memory::stats().peak_bytes) * 1e-6);
+              static_cast<double>(process_peak_bytes()) * 1e-6);
 }
 
 // Attention and MLP matrices of the blocks: where Muon helps.

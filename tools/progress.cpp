@@ -1,6 +1,7 @@
 #include "tools/progress.h"
 
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -51,6 +52,12 @@ std::string format_bytes(double bytes) {
   }
   const int digits = unit == 0 || bytes >= 99.5 ? 0 : bytes >= 9.95 ? 1 : 2;
   return print("%.*f %s", digits, bytes, units[unit]);
+}
+
+int64_t process_peak_bytes() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
 }
 
 Progress::Progress(std::string title, int64_t total, int64_t done, std::FILE* out)

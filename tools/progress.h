@@ -13,6 +13,9 @@ std::string format_duration(double seconds);
 // "312 KiB", "1.42 GiB".
 std::string format_bytes(double bytes);
 
+// Largest resident size of this process so far, in bytes.
+int64_t process_peak_bytes();
+
 class Progress {
  public:
   // A resumed job starts at `done`; the steps before do not count for the time left.

@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "rl/run_files.h"
-#include "tensor/allocator.h"
+#include "tools/progress.h"
 
 namespace parlo {
 
@@ -50,7 +50,7 @@ RunLog::RunLog(const fs::path& folder, std::string method) : method_(std::move(m
   log_ = std::make_unique<LineLog>(file);
 }
 
-void RunLog::step(const StepEvent& e, int64_t peak_bytes) {
+void RunLog::step(const StepEvent& e) {
   const StepStats& s = e.stats;
   ordered_json j{{"kind", "step"},
                  {"method", method_},
@@ -76,7 +76,7 @@ void RunLog::step(const StepEvent& e, int64_t peak_bytes) {
                   {{"rollout", s.rollout_seconds},
                    {"reward", s.reward_seconds},
                    {"update", s.update_seconds}}},
-                 {"peak_bytes", peak_bytes}};
+                 {"peak_bytes", process_peak_bytes()}};
   log_->append(j.dump());
 }
 
@@ -135,16 +135,11 @@ void write_summary(const fs::path& folder, const SummaryInfo& info, const RunRes
     if (e.model == "base") volumes["base"] = e.hypervolume;
     if (e.model == "merged") volumes[concat("iteration_", e.iteration)] = e.hypervolume;
   }
-  ordered_json j{{"command", info.command},
-                 {"commit", build_commit()},
-                 {"method", info.method},
-                 {"seed", info.seed},
-                 {"iterations", info.iterations},
-                 {"device", "cpu"},
-                 {"seconds", info.seconds},
-                 {"peak_bytes", cpu_memory::stats().peak_bytes},
-                 {"scores", scores},
-                 {"hypervolume", volumes}};
+  ordered_json j{
+      {"command", info.command}, {"commit", build_commit()},           {"method", info.method},
+      {"seed", info.seed},       {"iterations", info.iterations},      {"device", "cpu"},
+      {"seconds", info.seconds}, {"peak_bytes", process_peak_bytes()}, {"scores", scores},
+      {"hypervolume", volumes}};
   write_file(folder / "summary.json", j.dump(2) + "\n");
 }
 

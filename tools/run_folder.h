@@ -22,7 +22,7 @@ class RunLog {
   // Steps that were in the file when it was opened.
   int64_t earlier_steps() const { return earlier_steps_; }
 
-  void step(const StepEvent& event, int64_t peak_bytes);
+  void step(const StepEvent& event);
   void evaluation(const EvalEvent& event);
   void merge(const MergeEvent& event);
 
@@ -46,7 +46,8 @@ struct SummaryInfo {
   double seconds = 0;
 };
 
-// summary.json: command, commit, seed, device, seconds, peak_bytes, scores by model, hypervolume.
+// summary.json: command, commit, seed, device, seconds, peak_bytes (resident, of the process),
+// scores by model, hypervolume.
 void write_summary(const std::filesystem::path& folder, const SummaryInfo& info,
                    const RunResult& result);
 

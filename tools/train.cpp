@@ -10,7 +10,6 @@
 
 #include "models/sd3_pipeline.h"
 #include "rl/rewards/png.h"
-#include "tensor/allocator.h"
 #include "tools/assets.h"
 #include "tools/commands.h"
 #include "tools/progress.h"
@@ -326,7 +325,7 @@ void run_training(TrainOptions o, const fs::path& out) {
   RunObserver observer;
   observer.on_step = [&](const StepEvent& e) {
     const std::lock_guard lock(mutex);
-    log.step(e, cpu_memory::stats().peak_bytes);
+    log.step(e);
     progress.update(++done, describe(e));
   };
   observer.on_eval = [&](const EvalEvent& e) {
@@ -357,7 +356,7 @@ void run_training(TrainOptions o, const fs::path& out) {
     std::fprintf(stderr, "parlo: no report: %s\n", error.what());
   }
   std::printf("done   %s in %.0f s, peak memory %.0f MB\n", out.c_str(), seconds_now() - start,
-              static_cast<double>(cpu_memory::stats().peak_bytes) * 1e-6);
+              static_cast<double>(process_peak_bytes()) * 1e-6);
 }
 
 // Lists that are empty are left out: CLI11 could not read them back.
