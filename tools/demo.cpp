@@ -35,6 +35,7 @@ void add_demo(CLI::App& parent) {
   auto o = std::make_shared<TrainOptions>();
   auto out = std::make_shared<std::string>();
   auto judged = std::make_shared<int64_t>(120);
+  o->steps = 48, o->eval_count = 200;  // ten minutes on two cores
   CLI::App* app = parent.add_subcommand(
       "demo", "The whole main job on the built-in world: experts, merges, iterations, report");
   app->add_option("--out", *out, "Run folder; default runs/demo, then runs/demo-2 ...")
