@@ -42,7 +42,7 @@ const EvalRecord* headline_model(const RunHistory& log) {
   return nullptr;
 }
 
-std::string score_text(const Score& s) {
+std::string score_text(const ScoreRecord& s) {
   return format_value(s.mean) + (s.se > 0 ? " ± " + format_value(s.se) : "");
 }
 
@@ -50,7 +50,7 @@ std::string score_text(const Score& s) {
 struct Change {
   double value = 0, errors = 0;
 };
-Change change_of(const Score& after, const Score& before) {
+Change change_of(const ScoreRecord& after, const ScoreRecord& before) {
   const double value = after.mean - before.mean;
   const double se = std::hypot(after.se, before.se);
   return {value, se > 0 ? value / se : 0};
@@ -136,7 +136,7 @@ void Page::headline() {
   if (base != nullptr && best != nullptr) {
     for (const std::string& reward : log_.rewards) {
       if (!base->scores.count(reward) || !best->scores.count(reward)) continue;
-      const Score &before = base->scores.at(reward), &after = best->scores.at(reward);
+      const ScoreRecord &before = base->scores.at(reward), &after = best->scores.at(reward);
       const Change c = change_of(after, before);
       ++total;
       above += c.value > 0;

@@ -145,7 +145,7 @@ void add_held_out(const RunHistory& log, size_t m, const std::string& expert, Pl
   PlotSeries merged{method + " merged", "with yerrorbars pt 7 ps 0.8 lw 1.4 " + color(m), {}, {}};
   for (const EvalRecord& r : log.evals) {
     if (r.method != method || !r.scores.count(expert)) continue;
-    const Score& score = r.scores.at(expert);
+    const ScoreRecord& score = r.scores.at(expert);
     if (!std::isfinite(score.mean)) continue;
     const auto begin = starts.find(r.iteration), end = starts.find(r.iteration + 1);
     if (end == starts.end() && (begin == starts.end() || r.step < 0)) continue;
@@ -176,7 +176,7 @@ CaptionedPlot reward_plot(const RunHistory& log, const std::string& expert) {
   }
   const EvalRecord* base = log.base();
   if (base != nullptr && base->scores.count(expert)) {
-    const Score& score = base->scores.at(expert);
+    const ScoreRecord& score = base->scores.at(expert);
     plot.series.push_back({"base held-out",
                            "with yerrorbars pt 5 ps 0.8 lw 1.4 lc rgb '#000000'",
                            {{0, score.mean, score.se}},

@@ -56,7 +56,7 @@ EvalRecord parse_eval(const json& line) {
   out.iteration = line.value("iteration", int64_t{0});
   out.step = line.value("step", int64_t{-1});
   for (const auto& [name, score] : line.at("scores").items()) {
-    Score& s = out.scores[name];
+    ScoreRecord& s = out.scores[name];
     if (score.is_number()) {
       s.mean = score.get<double>();
       continue;

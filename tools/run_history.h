@@ -18,7 +18,7 @@ struct StepRecord {
   std::map<std::string, double> seconds;  // by stage
 };
 
-struct Score {
+struct ScoreRecord {
   double mean = 0, se = 0;
   int64_t n = 0;
 };
@@ -28,7 +28,7 @@ struct EvalRecord {
   std::string method, model;
   int64_t iteration = 0;
   int64_t step = -1;  // inside an iteration; -1: at its end
-  std::map<std::string, Score> scores;
+  std::map<std::string, ScoreRecord> scores;
 
   bool is_base() const { return model == "base"; }
 };

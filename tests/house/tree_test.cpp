@@ -50,7 +50,23 @@ std::string refusal(const std::string& path, const std::string& folder, const st
   return "";
 }
 
-void check_file(const fs::path& root, const fs::path& file, std::vector<std::string>& faults) {
+// Two types of one name in namespace parlo: the linker keeps one copy of their inline functions,
+// and the other type's objects are overrun. `seen`: where each type of a header was defined.
+void check_type(const std::string& path, const std::string& line,
+                std::map<std::string, std::string>& seen, std::vector<std::string>& faults) {
+  static const std::regex type(
+      R"re(^(?:struct|class)(?: alignas\(\d+\))? (\w+)(?: final)?(?: :.*| )\{)re");
+  std::smatch match;
+  if (!path.ends_with(".h") || !kRank.count(path.substr(0, path.find('/')))) return;
+  if (!std::regex_search(line, match, type)) return;
+  const auto [at, first] = seen.emplace(match[1], path);
+  if (!first && at->second != path) {
+    faults.push_back(path + ": type " + match[1].str() + " is also defined in " + at->second);
+  }
+}
+
+void check_file(const fs::path& root, const fs::path& file,
+                std::map<std::string, std::string>& types, std::vector<std::string>& faults) {
   static const std::regex include(R"re(^\s*#\s*include\s*"([^"]+)")re");
   const std::string path = fs::relative(file, root).generic_string();
   const std::string folder = path.substr(0, path.find('/'));
@@ -59,6 +75,7 @@ void check_file(const fs::path& root, const fs::path& file, std::vector<std::str
   int number = 0;
   while (std::getline(in, line)) {
     ++number;
+    check_type(path, line, types, faults);
     std::smatch match;
     if (!std::regex_search(line, match, include)) continue;
     const std::string why = refusal(path, folder, match[1]);
@@ -73,6 +90,7 @@ void check_file(const fs::path& root, const fs::path& file, std::vector<std::str
 
 std::vector<std::string> check_tree(const fs::path& root, int* files = nullptr) {
   std::vector<std::string> faults;
+  std::map<std::string, std::string> types;
   std::set<std::string> folders = kOpen;
   for (const auto& [folder, rank] : kRank) folders.insert(folder);
   for (const std::string& folder : folders) {
@@ -80,20 +98,26 @@ std::vector<std::string> check_tree(const fs::path& root, int* files = nullptr) 
     for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {
       if (!entry.is_regular_file() || !is_source(entry.path())) continue;
       if (files) ++*files;
-      check_file(root, entry.path(), faults);
+      check_file(root, entry.path(), types, faults);
     }
   }
   return faults;
 }
 
-// A tree of one file, thrown away at the end.
-std::vector<std::string> faults_of(const std::string& path, const std::string& text) {
+// A tree of a few files, thrown away at the end.
+std::vector<std::string> faults_of(const std::map<std::string, std::string>& tree) {
   const fs::path root = fs::temp_directory_path() / ("parlo_house_" + std::to_string(::getpid()));
-  fs::create_directories((root / path).parent_path());
-  std::ofstream(root / path) << text;
+  for (const auto& [path, text] : tree) {
+    fs::create_directories((root / path).parent_path());
+    std::ofstream(root / path) << text;
+  }
   const std::vector<std::string> faults = check_tree(root);
   fs::remove_all(root);
   return faults;
+}
+
+std::vector<std::string> faults_of(const std::string& path, const std::string& text) {
+  return faults_of({{path, text}});
 }
 
 size_t faults_of_include(const std::string& path, const std::string& target) {
@@ -133,6 +157,14 @@ TEST_CASE("a lawful include passes") {
   CHECK(faults_of_include("tests/kernels/a_test.cpp", "tests/support.h") == 0);
   CHECK(faults_of_include("bench/a.cpp", "kernels/matmul.h") == 0);
   CHECK(faults_of("rl/a.cpp", "#include <string>\n").empty());
+}
+
+TEST_CASE("two types of one name are caught") {
+  const std::string score = "struct Score {\n  int n;\n};\n";
+  CHECK(faults_of({{"rl/a.h", score}, {"tools/b.h", score}}).size() == 1);
+  CHECK(faults_of({{"rl/a.h", "class Score : public B {\n"}, {"tools/b.h", score}}).size() == 1);
+  CHECK(faults_of({{"rl/a.h", "struct Score;\n"}, {"tools/b.h", score}}).empty());
+  CHECK(faults_of({{"rl/a.h", score}, {"tests/b.h", score}}).empty());
 }
 
 TEST_CASE("a file that is too long is caught") {

@@ -1,6 +1,7 @@
 // exp, log, tanh, sigmoid, erf of one register by polynomials (minimax fits on the ranges named),
 // and the activations built from them. Relative error <= 3e-7 where the result is a normal number
-// (tests/kernels/vecmath_test.cpp). NaN stays NaN; infinities give the limits.
+// (tests/kernels/vecmath_test.cpp); parallel_for flushes the others to 0. NaN stays NaN, infinities
+// give the limits.
 #pragma once
 
 #include "kernels/cpu/isa/reg.h"
@@ -100,27 +101,25 @@ inline Reg reg_exp2(Reg x) {
   return reg_scale(reg_fma(f, reg_poly(f, kFit), reg_set(1)), n);
 }
 
-// log(m 2^e) = e ln 2 + log(1 + f), 1 + f = m in [sqrt(1/2), sqrt(2)].
+// log(m 2^e) = e ln 2 + log(1 + f), 1 + f = m in [sqrt(1/2), sqrt(2)]. Below 2^-126 x counts as 0.
 inline Reg reg_log(Reg x) {
   constexpr float kFit[] = {0.333333313f, -0.250008225f, 0.200012267f, -0.166233569f,
                             0.142017618f, -0.131601945f, 0.127615497f, -0.0763442963f};
-  const Reg tiny = reg_set(1.17549435e-38f), infinity = reg_set(__builtin_inff());
-  const Reg normal = reg_if_less(x, tiny, x * reg_set(8388608.0f), x);
-  const RegI bits = reinterpret_cast<RegI>(normal);
+  const RegI bits = reinterpret_cast<RegI>(x);
   const RegI exponent = (bits - 0x3f3504f3) >> 23;
   const Reg f = reinterpret_cast<Reg>(bits - (exponent << 23)) - reg_set(1);
 #ifdef PARLO_AVX512
-  Reg e = _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(exponent));
+  const Reg e = _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(exponent));
 #else
-  Reg e = _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(exponent));
+  const Reg e = _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(exponent));
 #endif
-  e = e - reg_if_less(x, tiny, reg_set(23), reg_zero());
   const Reg square = f * f;
   Reg y = reg_fma(square * f, reg_poly(f, kFit), e * reg_set(-2.12194440e-4f));
   y = reg_fma(square, reg_set(-0.5f), y) + f;
   y = reg_fma(e, reg_set(0.693359375f), y);
+  const Reg infinity = reg_set(__builtin_inff());
   y = reg_if_less(x, infinity, y, x);  // infinity and NaN
-  y = reg_if_less(x, reg_set(1e-45f), -infinity, y);
+  y = reg_if_less(x, reg_set(1.17549435e-38f), -infinity, y);
   return reg_if_less(x, reg_zero(), reg_set(__builtin_nanf("")), y);
 }
 
