@@ -161,7 +161,7 @@ void add_held_out(const RunHistory& log, size_t m, const std::string& expert, Pl
 
 CaptionedPlot reward_plot(const RunHistory& log, const std::string& expert) {
   Plot plot;
-  plot.x_label = "optimiser steps, all iterations";
+  plot.x_label = "rollouts, all iterations";
   plot.y_label = expert.empty() ? "reward" : expert;
   Starts longest;
   for (size_t m = 0; m < log.methods.size(); ++m) {
