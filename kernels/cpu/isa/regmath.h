@@ -105,7 +105,7 @@ inline Reg reg_exp2(Reg x) {
 inline Reg reg_log(Reg x) {
   constexpr float kFit[] = {0.333333313f, -0.250008225f, 0.200012267f, -0.166233569f,
                             0.142017618f, -0.131601945f, 0.127615497f, -0.0763442963f};
-  const RegI bits = reinterpret_cast<RegI>(x);
+  const RegI bits = reinterpret_cast<RegI>(reg_abs(x));  // of a negative x the last line says NaN
   const RegI exponent = (bits - 0x3f3504f3) >> 23;
   const Reg f = reinterpret_cast<Reg>(bits - (exponent << 23)) - reg_set(1);
 #ifdef PARLO_AVX512
