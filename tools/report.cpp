@@ -162,7 +162,8 @@ void Page::headline() {
   const std::string seconds = summary("seconds"), peak = summary("peak_bytes");
   if (!seconds.empty())
     cards += card("time", format_duration(std::atof(seconds.c_str())), "whole run");
-  if (!peak.empty()) cards += card("peak memory", format_bytes(std::atof(peak.c_str())), "resident");
+  if (!peak.empty())
+    cards += card("peak memory", format_bytes(std::atof(peak.c_str())), "resident");
   if (!cards.empty()) body_ += "<div class=\"cards\">" + cards + "</div>\n";
   scores_table();
 }
