@@ -15,7 +15,7 @@ static_assert(static_cast<int>(Activation::gelu_tanh) == 1 &&
                   static_cast<int>(Activation::gelu_erf) == 2 &&
                   static_cast<int>(Activation::quick_gelu) == 3 &&
                   static_cast<int>(Activation::silu) == 4,
-              "isa/gemm.cpp switches over these numbers");
+              "isa/gemm_tail.h switches over these numbers");
 
 // 192 rows of 48 floats are 36 of the L1's 48 KB.
 constexpr int64_t kBlockK = 192;
@@ -35,7 +35,7 @@ struct Product {
   Panels panels;
   int64_t k, blocks, block_k;
   Tensor packed;     // every block and panel, or undefined
-  Tensor packed_up;  // [rank, n] in panels
+  Tensor packed_up;  // scale * up', [rank, n] in panels
 
   Product(const GemmIsa& isa, const Gemm<float>& g, const bf16_t* b, const GemmEpilogue* epilogue)
       : isa(isa),
@@ -95,6 +95,8 @@ struct Product {
       isa.pack_f32({epilogue->up + j * rank, 1, rank, rank, std::min(panels.width(p), g.n - j),
                     panels.width(p), packed_up.data<float>() + rank * j});
     }
+    float* up = packed_up.data<float>();
+    for (int64_t i = 0; i < packed_up.numel(); ++i) up[i] *= epilogue->scale;
   }
 
   GemmPanel panel(int64_t row, int64_t rows, int64_t p) const {
@@ -120,8 +122,9 @@ struct Product {
         task.a_tile = left.a_tile, task.k = left.k;
         task.b = packed ? packed_panel(block, p) : b_memory;
         task.alpha = g.alpha, task.beta = block == 0 ? g.beta : 1;
+        GemmTail tail{};
+        if (epilogue && block + 1 == blocks) add_epilogue(row, p, task, tail);
         pairs ? pairs->panel(task) : isa.panel(task);
-        if (epilogue && block + 1 == blocks) finish(row, rows, p);
       }
     }
   }
@@ -145,26 +148,19 @@ struct Product {
     return left;
   }
 
-  void finish(int64_t row, int64_t rows, int64_t p) const {
+  void add_epilogue(int64_t row, int64_t p, GemmPanel& task, GemmTail& tail) const {
     const GemmEpilogue& e = *epilogue;
     if (e.rank > 0) {
-      GemmPanel task = panel(row, rows, p);
-      task.a = e.down + row * e.rank, task.a_row = e.rank, task.a_col = 1;
-      task.a_tile = e.rank * isa.tile_rows;
-      task.b = packed_up.data<float>() + e.rank * panels.begin(p);
-      task.k = e.rank, task.alpha = e.scale, task.beta = 1;
-      isa.panel(task);
+      task.low_a = e.down + row * e.rank, task.rank = e.rank;
+      task.low_b = packed_up.data<float>() + e.rank * panels.begin(p);
     }
     if (!e.bias && !e.pre_activation && !e.residual && e.activation == Activation::none) return;
     const int64_t j = panels.begin(p), at = row * g.c_row + j;
-    GemmTail tail{};
-    tail.y = g.c + at;
     tail.bias = e.bias ? e.bias + j : nullptr;
     tail.pre_activation = e.pre_activation ? e.pre_activation + at : nullptr;
     tail.residual = e.residual ? e.residual + at : nullptr;
-    tail.row = g.c_row, tail.rows = rows, tail.cols = std::min(panels.width(p), g.n - j);
     tail.activation = static_cast<int>(e.activation);
-    isa.tail(tail);
+    task.tail = &tail;
   }
 };
 

@@ -14,48 +14,54 @@ inline uint32_t load_pair(const float* p) {
 }
 
 template <int R, int V>
-void pair_tile(const GemmPanel& g, const float* a, float* c) {
+inline void pair_step(const float* a, int64_t a_row, const float* b, Reg (&sum)[R][V]) {
+  __m512bh panel[V];
+#pragma GCC unroll 3
+  for (int v = 0; v < V; ++v) {
+    panel[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + v * kRegLanes));
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i) {
+    const __m512i x = _mm512_set1_epi32(static_cast<int>(load_pair(a + i * a_row)));
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) {
+      sum[i][v] = _mm512_dpbf16_ps(sum[i][v], reinterpret_cast<__m512bh>(x), panel[v]);
+    }
+  }
+}
+
+template <int R, int V>
+void pair_tile(const GemmPanel& g, int64_t row) {
   Reg sum[R][V];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v) sum[i][v] = reg_zero();
   }
-  if (g.k >= kPrefetchFrom) prefetch_tile<R, V>(g, c);
+  const float* a = g.a + row * g.a_row;
   const float* b = g.b;
-  for (int64_t k = 0; k < g.k; ++k, ++a, b += g.b_row) {
-    __m512bh panel[V];
-#pragma GCC unroll 3
-    for (int v = 0; v < V; ++v) {
-      panel[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + v * kRegLanes));
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-      const __m512i x = _mm512_set1_epi32(static_cast<int>(load_pair(a + i * g.a_row)));
-#pragma GCC unroll 3
-      for (int v = 0; v < V; ++v) {
-        sum[i][v] = _mm512_dpbf16_ps(sum[i][v], reinterpret_cast<__m512bh>(x), panel[v]);
-      }
+  NextTile<R, V> next(g, row);
+  for (int64_t k = 0; k < g.k;) {
+    next.prefetch(g);
+    for (const int64_t end = k + kPrefetch < g.k ? k + kPrefetch : g.k; k < end;
+         ++k, ++a, b += g.b_row) {
+      pair_step<R, V>(a, g.a_row, b, sum);
     }
   }
-  store_tile<R, V>(g, c, sum);
+  finish_tile<R, V>(g, row, sum);
 }
 
 template <int R, int V>
-void pair_rest(const GemmPanel& g, const float* a, float* c, int64_t rows) {
-  if (rows == R) return pair_tile<R, V>(g, a, c);
-  if constexpr (R > 1) pair_rest<R - 1, V>(g, a, c, rows);
+void pair_rest(const GemmPanel& g, int64_t row) {
+  if (g.rows - row == R) return pair_tile<R, V>(g, row);
+  if constexpr (R > 1) pair_rest<R - 1, V>(g, row);
 }
 
 template <int V>
 void pair_rows(const GemmPanel& g) {
   int64_t i = 0;
-  for (; i + kTileRows <= g.rows; i += kTileRows) {
-    pair_tile<kTileRows, V>(g, g.a + i * g.a_row, g.c + i * g.c_row);
-  }
-  if (i < g.rows) {
-    pair_rest<kTileRows - 1, V>(g, g.a + i * g.a_row, g.c + i * g.c_row, g.rows - i);
-  }
+  for (; i + kTileRows <= g.rows; i += kTileRows) pair_tile<kTileRows, V>(g, i);
+  if (i < g.rows) pair_rest<kTileRows - 1, V>(g, i);
 }
 
 void pair_panel(const GemmPanel& g) {

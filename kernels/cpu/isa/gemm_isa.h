@@ -1,13 +1,23 @@
-// What the f32 GEMM needs per instruction set: packing of B into panels, the product of some rows
-// with one panel, and the tail of a linear layer on a finished block.
-// A panel is `vecs` registers wide (see gemm_panels.h); its row k starts at b + k * b_row.
+// What the f32 GEMM needs per instruction set: packing of B into panels, and the product of some
+// rows with one panel, with the low-rank term and the tail of a linear layer. A panel is `vecs`
+// registers wide (see gemm_panels.h); its row k starts at b + k * b_row.
 #pragma once
 
 #include <cstdint>
 
 namespace parlo::cpu {
 
-// c[i, j] = alpha * sum over k of a[i, k] b[k, j] + beta * c[i, j] for i < rows, j < cols.
+// What follows on a finished tile while it is in the L1: y = activation(y + bias) + residual. Rows
+// are as far apart as those of y.
+struct GemmTail {
+  const float* bias;      // or null
+  float* pre_activation;  // or null
+  const float* residual;  // or null; may be y
+  int activation;         // of enum Activation
+};
+
+// c[i, j] = alpha * (sum over k of a[i, k] b[k, j] + sum over r of low_a[i, r] low_b[r, j])
+//           + beta * c[i, j] for i < rows, j < cols, then the tail.
 // One of a_row and a_col is 1; if it is a_row, tiles of tile_rows rows of A are a_tile apart.
 // beta == 0 does not read c.
 struct GemmPanel {
@@ -20,6 +30,10 @@ struct GemmPanel {
   int64_t c_row;
   int64_t rows, cols, k;
   float alpha, beta;
+  const float* low_a = nullptr;  // [rows, rank]
+  const float* low_b = nullptr;  // as b, rows b_row apart
+  int64_t rank = 0;
+  const GemmTail* tail = nullptr;  // pointers at the panel's first element; or null
 };
 
 // out[k, j] = b[k * b_row + j * b_col] for j < cols, 0 for cols <= j < width. One of b_row and
@@ -41,16 +55,6 @@ struct GemmPackA {
   float* out;  // tiles are k * tile_rows apart
 };
 
-// On a block of rows x cols: y = activation(y + bias) + residual, all with row distance `row`.
-struct GemmTail {
-  float* y;
-  const float* bias;      // or null
-  float* pre_activation;  // or null
-  const float* residual;  // or null; may be y
-  int64_t row, rows, cols;
-  int activation;  // of enum Activation
-};
-
 struct GemmIsa {
   int lanes;     // floats in a register
   int max_vecs;  // widest panel, in registers
@@ -59,7 +63,6 @@ struct GemmIsa {
   void (*pack_a)(const GemmPackA&);
   void (*pack_f32)(const GemmPack&);
   void (*pack_bf16)(const GemmPack&);  // widens
-  void (*tail)(const GemmTail&);
 };
 extern const GemmIsa gemm_avx2, gemm_avx512;
 
