@@ -243,11 +243,12 @@ double MapReduce::hypervolume_of(const ScoreTable& scores) const {
   return hypervolume({means_of(scores)}, means_of(result_.evals.at(0).scores));
 }
 
-double MapReduce::score(int64_t iteration, const std::string& label, FlowModel& model) {
+double MapReduce::score(int64_t iteration, const std::string& label,
+                        const std::function<ScoreTable()>& measure) {
   const auto file = folder_ / "checkpoints" / "evals" / score_file_name(iteration, label);
   EvalEvent event{iteration, label, {}, 0.0};
   const bool known = std::filesystem::exists(file);
-  event.scores = known ? load_scores(file) : evaluate(model, eval_sets_, config_.eval);
+  event.scores = known ? load_scores(file) : measure();
   result_.evals.push_back(event);  // the first is the base, the reference of all hypervolumes
   event.hypervolume = hypervolume_of(event.scores);
   result_.evals.back().hypervolume = event.hypervolume;
@@ -260,12 +261,23 @@ double MapReduce::score(int64_t iteration, const std::string& label, FlowModel& 
   return event.hypervolume;
 }
 
+double MapReduce::score(int64_t iteration, const std::string& label, FlowModel& model) {
+  return score(iteration, label, [&] { return evaluate(model, eval_sets_, config_.eval); });
+}
+
+// An expert alone is also a corner of the simplex: what was scored with equal weights is not again.
 double MapReduce::score_merge(int64_t iteration, const std::string& label,
                               const std::vector<AdapterFile>& adapters,
                               const std::vector<double>& weights) {
-  const auto model = current_model();
-  fold_adapters(model->linears(), weighted(adapters, weights));
-  return score(iteration, label, *model);
+  const double volume = score(iteration, label, [&] {
+    const auto seen = scored_merges_.find({iteration, weights});
+    if (seen != scored_merges_.end()) return seen->second;
+    const auto model = current_model();
+    fold_adapters(model->linears(), weighted(adapters, weights));
+    return evaluate(*model, eval_sets_, config_.eval);
+  });
+  scored_merges_[{iteration, weights}] = result_.evals.back().scores;
+  return volume;
 }
 
 std::vector<double> MapReduce::best_weights(int64_t iteration,

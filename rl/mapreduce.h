@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -105,6 +106,8 @@ class MapReduce {
   void reduce(int64_t iteration, const std::vector<AdapterFile>& adapters);
   std::vector<double> best_weights(int64_t iteration, const std::vector<AdapterFile>& adapters);
   double score(int64_t iteration, const std::string& label, FlowModel& model);
+  double score(int64_t iteration, const std::string& label,
+               const std::function<ScoreTable()>& measure);
   void score_on_the_way(const Expert& expert, int64_t step, FlowModel& model, bool past);
   double score_merge(int64_t iteration, const std::string& label,
                      const std::vector<AdapterFile>& adapters, const std::vector<double>& weights);
@@ -123,6 +126,7 @@ class MapReduce {
   // What was folded into the base so far, in order; each is scaled by its merge weights.
   std::vector<AdapterFile> folded_;
   AdapterFile live_;  // factor-mean mode: where the next experts start
+  std::map<std::pair<int64_t, std::vector<double>>, ScoreTable> scored_merges_;  // by weights
   RunResult result_;
 };
 

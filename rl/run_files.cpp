@@ -31,7 +31,7 @@ std::vector<WeightedAdapter> weighted(const std::vector<AdapterFile>& adapters,
 
 std::string join_weights(const std::vector<double>& weights) {
   std::string out;
-  for (double w : weights) out += (out.empty() ? "" : ",") + concat(w);
+  for (double w : weights) out += concat(out.empty() ? "" : ",", w);
   return out;
 }
 

@@ -150,7 +150,7 @@ std::string format_value(double x) {
 
 std::string format_change(double x) {
   if (!std::isfinite(x)) return "n/a";
-  return (x >= 0 ? "+" : "") + format_value(x);
+  return concat(x >= 0 ? "+" : "", format_value(x));
 }
 
 }  // namespace parlo

@@ -85,7 +85,7 @@ void print(const ordered_json& j) {
   };
   for (size_t i = 0; i < j["adapters"].size(); ++i) {
     std::string cosines;
-    for (const auto& c : j["cosines"][i]) cosines += " " + text(c);
+    for (const auto& c : j["cosines"][i]) cosines += concat(" ", text(c));
     std::printf("%s: weight %s, norm %s, cosines%s\n", j["adapters"][i].get<std::string>().c_str(),
                 text(j["weights"][i]).c_str(), text(j["norms"][i]).c_str(), cosines.c_str());
   }

@@ -34,6 +34,23 @@ TEST_CASE("soup scores a grid of weights") {
   }
 }
 
+TEST_CASE("an expert and its corner of the grid are one model") {
+  const TemporaryFolder folder;
+  MapReduceConfig c = tiny_run();
+  c.method = Method::soup;
+  c.weight_grid = 1;
+  const RunResult result = run_in(folder, tiny_tasks(2), c);
+  const std::vector<std::string> expected{"0 base",     "1 expert:redness", "1 expert:greenness",
+                                          "1 soup:1,0", "1 soup:0,1",       "1 merged"};
+  REQUIRE(labels_of(result) == expected);
+  for (const auto& [name, s] : result.evals[0].scores) {
+    const auto values = [&](size_t i) { return result.evals[i].scores.at(name).values; };
+    CHECK(values(3) == values(1));
+    CHECK(values(4) == values(2));
+    CHECK(values(1) != values(2));
+  }
+}
+
 TEST_CASE("morl trains one adapter on the weighted sum with the whole budget") {
   for (const bool mixed_data : {false, true}) {
     const TemporaryFolder folder;
