@@ -55,8 +55,8 @@ void on_threads(benchmark::internal::Benchmark* b) {
   b->Unit(benchmark::kMicrosecond);
 }
 
-BENCHMARK_CAPTURE(forward, B24_T80_H4_D32, 24, 80, 4, 32, false)->Apply(on_threads);
-BENCHMARK_CAPTURE(backward, B24_T80_H4_D32, 24, 80, 4, 32, false)->Apply(on_threads);
+BENCHMARK_CAPTURE(forward, B32_T80_H3_D32_demo, 32, 80, 3, 32, false)->Apply(on_threads);
+BENCHMARK_CAPTURE(backward, B32_T80_H3_D32_demo, 32, 80, 3, 32, false)->Apply(on_threads);
 BENCHMARK_CAPTURE(forward, B8_T256_H4_D64, 8, 256, 4, 64, false)->Apply(on_threads);
 BENCHMARK_CAPTURE(backward, B8_T256_H4_D64, 8, 256, 4, 64, false)->Apply(on_threads);
 BENCHMARK_CAPTURE(forward, B1_T1024_H4_D64, 1, 1024, 4, 64, false)->Apply(on_threads);

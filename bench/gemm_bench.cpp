@@ -48,8 +48,16 @@ void on_threads(benchmark::internal::Benchmark* b) {
   b->Unit(benchmark::kMicrosecond);
 }
 
+// The demo's: passes of 32 samples, 64 image and 16 text tokens, width 96.
+BENCHMARK_CAPTURE(run_gemm, 2048x96x96_NT_demo, nt, 2048, 96, 96)->Apply(on_threads);
+BENCHMARK_CAPTURE(run_gemm, 2048x384x96_NT_demo, nt, 2048, 384, 96)->Apply(on_threads);
+BENCHMARK_CAPTURE(run_gemm, 2048x96x384_NT_demo, nt, 2048, 96, 384)->Apply(on_threads);
+BENCHMARK_CAPTURE(run_gemm, 512x96x96_NT_demo, nt, 512, 96, 96)->Apply(on_threads);
+BENCHMARK_CAPTURE(run_gemm, 2048x96x96_NN_demo, nn, 2048, 96, 96)->Apply(on_threads);
+BENCHMARK_CAPTURE(run_gemm, 2048x96x384_NN_demo, nn, 2048, 96, 384)->Apply(on_threads);
+BENCHMARK_CAPTURE(run_gemm, 2048x384x96_NN_demo, nn, 2048, 384, 96)->Apply(on_threads);
+// Other shapes.
 BENCHMARK_CAPTURE(run_gemm, 64x128x128_NT, nt, 64, 128, 128)->Apply(on_threads);
-BENCHMARK_CAPTURE(run_gemm, 1920x96x96_NT, nt, 1920, 96, 96)->Apply(on_threads);
 BENCHMARK_CAPTURE(run_gemm, 1920x128x128_NT, nt, 1920, 128, 128)->Apply(on_threads);
 BENCHMARK_CAPTURE(run_gemm, 1920x384x128_NT, nt, 1920, 384, 128)->Apply(on_threads);
 BENCHMARK_CAPTURE(run_gemm, 1920x512x128_NT, nt, 1920, 512, 128)->Apply(on_threads);
@@ -63,6 +71,8 @@ BENCHMARK_CAPTURE(run_gemm, 512x128x7680_TN, tn, 512, 128, 7680)->Apply(on_threa
 BENCHMARK_CAPTURE(run_gemm, 128x128x7680_TN, tn, 128, 128, 7680)->Apply(on_threads);
 BENCHMARK_CAPTURE(run_gemm, 7680x8x128_NT_lora_down, nt, 7680, 8, 128)->Apply(on_threads);
 BENCHMARK_CAPTURE(run_gemm, 7680x128x8_NT_lora_up, nt, 7680, 128, 8)->Apply(on_threads);
+BENCHMARK_CAPTURE(run_linear, 2048x384x96_f32_gelu_lora8_demo, DType::f32, 2048, 384, 96)
+    ->Apply(on_threads);
 BENCHMARK_CAPTURE(run_linear, 1920x512x128_f32_gelu_lora8, DType::f32, 1920, 512, 128)
     ->Apply(on_threads);
 BENCHMARK_CAPTURE(run_linear, 1920x512x128_bf16_gelu_lora8, DType::bf16, 1920, 512, 128)

@@ -21,29 +21,41 @@ inline Reg load_or_zero(const float* p, int64_t i, Part part) {
   return p ? part.load(p + i) : reg_zero();
 }
 
+// One register of rows at a time, and each pass over all of them before the next: the sum across
+// the lanes of one row does not wait for that of another, roots and divisions cost as much as of
+// one.
 void layer_norm(const NormBlock<float>& b) {
   const int64_t C = b.columns;
-  const float scale = 1.0f / static_cast<float>(C), eps = static_cast<float>(b.eps);
+  const Reg scale = reg_set(1.0f / static_cast<float>(C)), eps = reg_set(static_cast<float>(b.eps));
   with_affine(b, [&](auto affine) {
-    for (int64_t r = 0; r < b.rows; ++r) {
-      const float* x = b.x + r * C;
-      float* y = b.y + r * C;
-      const float mean =
-          scale * sum_row(C, [x](Reg sum, int64_t i, auto part) { return sum + part.load(x + i); });
-      const Reg m = reg_set(mean);
-      const float squares = sum_row(C, [x, m](Reg sum, int64_t i, auto part) {
-        const Reg d = part.zero_rest(part.load(x + i) - m);
-        return reg_fma(d, d, sum);
-      });
-      const float rstd = 1.0f / __builtin_sqrtf(squares * scale + eps);
-      b.mean[r] = mean;
-      b.rstd[r] = rstd;
-      const Reg s = reg_set(rstd);
-      for_regs(C, [&](int64_t i, auto part) {
-        const Reg xhat = (part.load(x + i) - m) * s;
-        part.store(y + i,
-                   affine(xhat, load_or_zero(b.gain, i, part), load_or_zero(b.offset, i, part)));
-      });
+    for (int64_t first = 0; first < b.rows; first += kRegLanes) {
+      const int64_t count = b.rows - first < kRegLanes ? b.rows - first : kRegLanes;
+      float mean[kRegLanes] = {}, rstd[kRegLanes] = {};
+      for (int64_t k = 0; k < count; ++k) {
+        const float* x = b.x + (first + k) * C;
+        mean[k] = sum_row(C, [x](Reg sum, int64_t i, auto part) { return sum + part.load(x + i); });
+      }
+      reg_store(mean, reg_load(mean) * scale);
+      for (int64_t k = 0; k < count; ++k) {
+        const float* x = b.x + (first + k) * C;
+        const Reg m = reg_set(mean[k]);
+        rstd[k] = sum_row(C, [x, m](Reg sum, int64_t i, auto part) {
+          const Reg d = part.zero_rest(part.load(x + i) - m);
+          return reg_fma(d, d, sum);
+        });
+      }
+      reg_store(rstd, reg_set(1) / reg_sqrt(reg_fma(reg_load(rstd), scale, eps)));
+      for (int64_t k = 0; k < count; ++k) {
+        const float* x = b.x + (first + k) * C;
+        float* y = b.y + (first + k) * C;
+        b.mean[first + k] = mean[k], b.rstd[first + k] = rstd[k];
+        const Reg m = reg_set(mean[k]), s = reg_set(rstd[k]);
+        for_regs(C, [&](int64_t i, auto part) {
+          const Reg xhat = (part.load(x + i) - m) * s;
+          part.store(y + i,
+                     affine(xhat, load_or_zero(b.gain, i, part), load_or_zero(b.offset, i, part)));
+        });
+      }
     }
   });
 }

@@ -20,16 +20,30 @@ float row_max(const float* x, int64_t n) {
   return reg_max_lane(reg_max(top, other));
 }
 
+// One register of rows at a time, and each pass over all of them before the next: what is done
+// across the lanes of one row does not wait for that of another.
 void softmax(const float* x, int64_t rows, int64_t n, float* y) {
-  for (int64_t r = 0; r < rows; ++r, x += n, y += n) {
-    const Reg max = reg_set(row_max(x, n));
-    const float sum = sum_row(n, [=](Reg total, int64_t i, auto part) {
-      const Reg e = reg_exp(part.load(x + i) - max);
-      part.store(y + i, e);
-      return total + part.zero_rest(e);
-    });
-    const Reg inverse = reg_set(1.0f / sum);
-    for_regs(n, [=](int64_t i, auto part) { part.store(y + i, part.load(y + i) * inverse); });
+  for (int64_t first = 0; first < rows; first += kRegLanes) {
+    const int64_t count = rows - first < kRegLanes ? rows - first : kRegLanes;
+    float max[kRegLanes], sum[kRegLanes] = {};
+    for (int64_t k = 0; k < count; ++k) max[k] = row_max(x + k * n, n);
+    for (int64_t k = 0; k < count; ++k) {
+      const float* from = x + k * n;
+      float* to = y + k * n;
+      const Reg top = reg_set(max[k]);
+      sum[k] = sum_row(n, [=](Reg total, int64_t i, auto part) {
+        const Reg e = reg_exp(part.load(from + i) - top);
+        part.store(to + i, e);
+        return total + part.zero_rest(e);
+      });
+    }
+    reg_store(sum, reg_set(1) / reg_load(sum));
+    for (int64_t k = 0; k < count; ++k) {
+      float* to = y + k * n;
+      const Reg inverse = reg_set(sum[k]);
+      for_regs(n, [=](int64_t i, auto part) { part.store(to + i, part.load(to + i) * inverse); });
+    }
+    x += count * n, y += count * n;
   }
 }
 
