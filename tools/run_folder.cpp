@@ -1,5 +1,6 @@
 #include "tools/run_folder.h"
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -28,6 +29,7 @@ std::string RunLog::resumed_lines(const fs::path& folder, const std::string& tex
   for (std::string line; std::getline(in, line);) {
     const ordered_json parsed = ordered_json::parse(line, nullptr, false);
     if (!parsed.is_object()) continue;  // cut by a full disk
+    earlier_seconds_ = std::max(earlier_seconds_, parsed.value("elapsed", 0.0));
     const std::string kind = parsed.value("kind", "");
     const auto iteration = parsed.value("iteration", int64_t{0});
     bool keep = false;
@@ -48,6 +50,16 @@ RunLog::RunLog(const fs::path& folder, std::string method) : method_(std::move(m
   const fs::path file = folder / "metrics.jsonl";
   if (fs::exists(file)) write_file(file, resumed_lines(folder, read_file(file)));
   log_ = std::make_unique<LineLog>(file);
+}
+
+double RunLog::elapsed() const {
+  const auto now = std::chrono::steady_clock::now();
+  return earlier_seconds_ + std::chrono::duration<double>(now - opened_).count();
+}
+
+void RunLog::append(ordered_json line) {
+  line["elapsed"] = elapsed();
+  log_->append(line.dump());
 }
 
 void RunLog::step(const StepEvent& e) {
@@ -77,7 +89,7 @@ void RunLog::step(const StepEvent& e) {
                    {"reward", s.reward_seconds},
                    {"update", s.update_seconds}}},
                  {"peak_bytes", process_peak_bytes()}};
-  log_->append(j.dump());
+  append(j);
 }
 
 void RunLog::evaluation(const EvalEvent& e) {
@@ -86,13 +98,12 @@ void RunLog::evaluation(const EvalEvent& e) {
   for (const auto& [name, s] : e.scores) {
     scores[name] = {{"mean", s.mean}, {"se", s.standard_error}, {"n", s.values.size()}};
   }
-  log_->append(ordered_json{{"kind", "eval"},
-                            {"method", method_},
-                            {"iteration", e.iteration},
-                            {"model", e.model},
-                            {"scores", scores},
-                            {"hypervolume", e.hypervolume}}
-                   .dump());
+  append({{"kind", "eval"},
+          {"method", method_},
+          {"iteration", e.iteration},
+          {"model", e.model},
+          {"scores", scores},
+          {"hypervolume", e.hypervolume}});
 }
 
 void RunLog::merge(const MergeEvent& e) {
@@ -111,7 +122,7 @@ void RunLog::merge(const MergeEvent& e) {
   if (e.report.factor_mean_error) {
     j["relative_error_factor_mean"] = *e.report.factor_mean_error;
   }
-  log_->append(j.dump());
+  append(j);
 }
 
 const char* build_commit() {

@@ -1,8 +1,10 @@
 // A run's folder: config.toml, metrics.jsonl, summary.json, samples/, adapters/, checkpoints/.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <vector>
@@ -21,6 +23,8 @@ class RunLog {
 
   // Steps that were in the file when it was opened.
   int64_t earlier_steps() const { return earlier_steps_; }
+  // Seconds of this run, with those of the parts before it was resumed.
+  double elapsed() const;
 
   void step(const StepEvent& event);
   void evaluation(const EvalEvent& event);
@@ -28,10 +32,13 @@ class RunLog {
 
  private:
   std::string resumed_lines(const std::filesystem::path& folder, const std::string& text);
+  void append(nlohmann::ordered_json line);
 
   std::string method_;
   std::set<std::string> known_;  // evaluations and merges that are in the file
   int64_t earlier_steps_ = 0;
+  double earlier_seconds_ = 0;
+  std::chrono::steady_clock::time_point opened_ = std::chrono::steady_clock::now();
   std::unique_ptr<LineLog> log_;
 };
 

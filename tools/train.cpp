@@ -2,7 +2,6 @@
 #include "tools/train.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <mutex>
 #include <set>
@@ -176,6 +175,14 @@ void add_grpo_flags(CLI::App& app, TrainOptions& o) {
       ->capture_default_str();
 }
 
+// FILE or NAME=FILE as config.toml keeps it: a run may be resumed from another folder.
+std::string absolute_entry(const std::string& entry) {
+  if (entry.empty()) return entry;
+  const size_t at = entry.find('=');
+  const size_t file = at == std::string::npos ? 0 : at + 1;
+  return entry.substr(0, file) + fs::absolute(entry.substr(file)).lexically_normal().string();
+}
+
 void add_run_flags(CLI::App& app, TrainOptions& o) {
   MapReduceConfig& c = o.run;
   app.add_option("--method", o.method, "mapreduce, soup, morl or single")
@@ -231,13 +238,17 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
 
 void add_train_flags(CLI::App& app, TrainOptions& o) {
   o.run.lora.lora_alpha = 16;
-  app.add_option("--base", o.base, "Model folder; default: the built-in world's");
-  app.add_option("--clip", o.clip, "CLIP folder of pickscore; default: the built-in world's");
+  app.add_option("--base", o.base, "Model folder; default: the built-in world's")
+      ->transform(absolute_entry);
+  app.add_option("--clip", o.clip, "CLIP folder of pickscore; default: the built-in world's")
+      ->transform(absolute_entry);
   app.add_option("--train-prompts", o.train_prompts,
                  "NAME=FILE.jsonl or one FILE.jsonl for all rewards")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->transform(absolute_entry);
   app.add_option("--eval-prompts", o.eval_prompts, "NAME=FILE.jsonl: its held-out prompts")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->transform(absolute_entry);
   add_run_flags(app, o);
   add_rollout_flags(app, o);
   add_grpo_flags(app, o);
@@ -245,10 +256,6 @@ void add_train_flags(CLI::App& app, TrainOptions& o) {
 }
 
 namespace {
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 std::string describe(const EvalEvent& e) {
   std::string line = concat("eval   iteration ", e.iteration, "  ", e.model, ":");
@@ -299,7 +306,6 @@ void write_samples(const fs::path& folder, const std::string& name, FlowModel& m
 }  // namespace
 
 void run_training(TrainOptions o, const fs::path& out) {
-  const double start = seconds_now();
   o.run.seed = o.common.seed;
   o.run.method = kMethods.at(o.method);
   if (o.run.method != Method::mapreduce) o.run.iterations = 1;
@@ -348,14 +354,13 @@ void run_training(TrainOptions o, const fs::path& out) {
     LoraAdapter::load(model->linears(), out / "adapters" / "merged").enable(model->linears());
     write_samples(out, "merged", *model, tasks, o.run.eval);
   }
-  write_summary(out, {o.command, o.method, o.run.seed, o.run.iterations, seconds_now() - start},
-                result);
+  write_summary(out, {o.command, o.method, o.run.seed, o.run.iterations, log.elapsed()}, result);
   try {
     write_report(out);
   } catch (const Error& error) {  // the run itself is complete; parlo report can try again
     std::fprintf(stderr, "parlo: no report: %s\n", error.what());
   }
-  std::printf("done   %s in %.0f s, peak memory %.0f MB\n", out.c_str(), seconds_now() - start,
+  std::printf("done   %s in %.0f s, peak memory %.0f MB\n", out.c_str(), log.elapsed(),
               static_cast<double>(process_peak_bytes()) * 1e-6);
 }
 

@@ -184,6 +184,7 @@ inline std::map<std::string, json> log_of(const fs::path& run) {
   for (std::string line; std::getline(in, line);) {
     json j = json::parse(line);
     j.erase("seconds");
+    j.erase("elapsed");
     j.erase("peak_bytes");
     const std::string key =
         concat(j.value("kind", "?"), " ", j.value("iteration", -1), " ", j.value("expert", ""),

@@ -35,10 +35,26 @@ TEST_CASE("a finished run may be resumed: nothing changes") {
   const fs::path run = copy_of_run("again");
   const auto expected = adapters_of(run);
   const auto log = log_of(run);
+  // As if the first part had taken long: its time counts.
+  std::string text = read_file(run / "metrics.jsonl");
+  const size_t last = text.rfind("\"elapsed\":");
+  REQUIRE(last != std::string::npos);
+  write_file(run / "metrics.jsonl", text.substr(0, last) + "\"elapsed\":1000}\n");
   CHECK(parlo_run({"train", "--resume", run.string(), "--threads", "1"}).code == 0);
   CHECK((adapters_of(run) == expected));
   check_same_log(run, log);
-  CHECK(fs::exists(run / "summary.json"));
+  CHECK(json::parse(read_file(run / "summary.json")).at("seconds") > 1000);
+}
+
+TEST_CASE("a run given relative paths may be resumed from another folder") {
+  const Workshop& w = workshop();
+  const fs::path run = w.folder / "relative", base = w.base, here = fs::current_path();
+  const auto args = w.train("relative", {{"--base", base.filename().string()}, {"--steps", "2"}});
+  fs::current_path(base.parent_path());
+  const int code = parlo_run(args).code;
+  fs::current_path(here);
+  CHECK(code == 0);
+  CHECK(parlo_run({"train", "--resume", run.string()}).code == 0);
 }
 
 TEST_CASE("bad flags: exit code 2 and nothing written") {
