@@ -133,7 +133,8 @@ void add_merge(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand(
       "merge", "Merge adapters into one, or fold their weighted sum into a checkpoint");
   app->add_option("adapters", o->adapters, "PEFT folders")->required();
-  app->add_option("--weights", o->weights, "One a adapter, used as given; default: 1/n each")
+  app->add_option("--weights", o->weights,
+                  "W1,W2,...: one an adapter, used as given; default: 1/n each")
       ->delimiter(',')
       ->allow_extra_args(false);
   app->add_option("--method", o->method,

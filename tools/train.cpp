@@ -195,7 +195,7 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
   app.add_option("--steps", o.steps, "Rollout steps an expert over the whole run")
       ->capture_default_str();
   app.add_option("--lr", o.lr, "Learning rate: NUMBER or NAME=NUMBER,...")->delimiter(',');
-  app.add_option("--weights", c.weights, "Merge weights, one a reward; default uniform")
+  app.add_option("--weights", c.weights, "W1,W2,...: merge weights, one a reward; default uniform")
       ->delimiter(',');
   app.add_option("--weight-grid", c.weight_grid, "Score merges on a simplex grid of N intervals")
       ->capture_default_str();
@@ -289,7 +289,7 @@ std::string describe(const StepEvent& e) {
   return text;
 }
 
-// Same prompts and noise for every model of the report.
+// Same prompts and noise for every model of the report; prompts.txt says what each picture shows.
 void write_samples(const fs::path& folder, const std::string& name, FlowModel& model,
                    const std::vector<RewardTask>& tasks, const EvalConfig& eval) {
   constexpr size_t kEach = 6;
@@ -299,6 +299,11 @@ void write_samples(const fs::path& folder, const std::string& name, FlowModel& m
         prompts.end(), t.held_out.begin(),
         t.held_out.begin() + static_cast<std::ptrdiff_t>(std::min(kEach, t.held_out.size())));
   }
+  std::string lines;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    lines += concat("row ", i / kEach + 1, ", column ", i % kEach + 1, ": ", prompts[i].text, "\n");
+  }
+  write_file(folder / "samples" / "prompts.txt", lines);
   const std::vector<Image> images = sample_images(model, prompts, eval);
   write_png(folder / "samples" / (name + ".png"), make_grid(images, kEach, 4));
 }
