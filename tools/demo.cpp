@@ -49,6 +49,7 @@ void add_demo(CLI::App& parent) {
     const fs::path folder = choose_folder(*out);
     if (*judged > 0) print_judges(o->rewards, *judged);
     o->command = "parlo demo";
+    for (const std::string& word : given_flags(*app)) o->command += " " + word;
     o->config_text = run_settings_text(*app);
     if (fs::exists(folder / "config.toml")) {
       std::printf("Continuing the unfinished run in %s\n", folder.c_str());

@@ -379,6 +379,21 @@ std::string run_settings_text(const CLI::App& app) {
   return out;
 }
 
+// The settings that were given on the command line, as they could be given again.
+std::vector<std::string> given_flags(const CLI::App& app) {
+  std::vector<std::string> args;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->count() == 0 || !option->get_configurable()) continue;
+    if (option->get_expected_max() == 0) {
+      args.push_back(option->get_name() + "=" + option->results().front());
+      continue;
+    }
+    args.push_back(option->get_name());
+    for (const std::string& value : option->results()) args.push_back(value);
+  }
+  return args;
+}
+
 namespace {
 
 struct Settings {
@@ -394,14 +409,8 @@ Settings read_settings(const fs::path& config, const CLI::App* app) {
   reader.set_config("--config", "")->configurable(false);
   add_train_flags(reader, s.options);
   std::vector<std::string> args{"--config", config.string()};
-  for (const CLI::Option* option : app ? app->get_options() : std::vector<const CLI::Option*>{}) {
-    if (option->count() == 0 || !option->get_configurable()) continue;
-    if (option->get_expected_max() == 0) {
-      args.push_back(option->get_name() + "=" + option->results().front());
-      continue;
-    }
-    args.push_back(option->get_name());
-    for (const std::string& value : option->results()) args.push_back(value);
+  if (app != nullptr) {
+    for (const std::string& word : given_flags(*app)) args.push_back(word);
   }
   std::reverse(args.begin(), args.end());  // as CLI11 takes them
   try {
@@ -435,7 +444,9 @@ void start_run(CLI::App& app, const TrainOptions& given, const std::string& out,
   Settings s{given, run_settings_text(app)};
   if (!config.empty()) s = read_settings(config, &app);
   s.options.config_text = s.text;
-  s.options.command = concat("parlo train --out ", out);
+  s.options.command = "parlo train --out " + out;
+  if (!config.empty()) s.options.command += " --config " + config;
+  for (const std::string& word : given_flags(app)) s.options.command += " " + word;
   apply(s.options.common);
   run_training(s.options, out);
 }

@@ -33,6 +33,8 @@ std::vector<RewardTask> make_tasks(const TrainOptions& options);
 void run_training(TrainOptions options, const std::filesystem::path& out);
 // UsageError unless the run in the folder was started with these settings.
 void check_same_config(const std::filesystem::path& folder, const std::string& config_text);
+// The settings given on the command line, word by word, as they could be given again.
+std::vector<std::string> given_flags(const CLI::App& app);
 // What config.toml holds for the flags of an app: every setting.
 std::string run_settings_text(const CLI::App& app);
 

@@ -27,6 +27,7 @@ TEST_CASE("a run leaves adapters, log, pictures and summary") {
   const json summary = json::parse(read_file(run / "summary.json"));
   CHECK(summary.at("scores").at("merged").size() == 2);
   CHECK(summary.at("hypervolume").contains("iteration_2"));
+  CHECK(summary.at("command").get<std::string>().find(" --iterations 2") != std::string::npos);
   CHECK(fs::file_size(run / "samples" / "merged.png") > 100);
   CHECK(read_file(run / "samples" / "prompts.txt").starts_with("row 1, column 1: "));
   CHECK(leftovers(run).empty());
