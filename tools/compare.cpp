@@ -58,6 +58,7 @@ std::string row_name(const std::string& model, const std::string& method, int64_
 
 json read_summary(const fs::path& folder) {
   const fs::path file = folder / "summary.json";
+  if (!fs::is_directory(folder)) throw UsageError(folder.string() + ": not a run folder");
   if (!fs::exists(file)) {
     throw UsageError(folder.string() + ": no summary.json; the run is not finished");
   }

@@ -174,6 +174,17 @@ TEST_CASE("large scores do not overflow") {
   check_close(got.out.to(DType::f64), want.out, 2e-3);
 }
 
+TEST_CASE("a later block of keys outweighs the earlier ones, by a little or beyond f32") {
+  for (const float gain : {2.0f, 50.0f}) {
+    Problem p = make({1, 20, 600, 1, 1, 16}, false, false, DType::f32);
+    float* late = p.k.slice(1, 512, 600).data<float>();
+    for (int64_t i = 0; i < 88 * 16; ++i) late[i] *= gain;
+    const Answer got = run(p), want = run(widened(p));
+    check_close(got.out.to(DType::f64), want.out, 1e-4);
+    check_close(got.lse.to(DType::f64), want.lse, 1e-5);
+  }
+}
+
 TEST_CASE("strides: q, k and v as slices of one tensor, heads moved") {
   const Tensor qkv = random_tensor({2, 40, 3, 4, 32}, 7), outs = random_tensor({2, 4, 40, 32}, 8);
   Problem p = make({2, 40, 40, 4, 4, 32}, false, false, DType::f32), plain = p;

@@ -94,5 +94,5 @@ TEST_CASE("what cannot be compared is named") {
       add_run(folder, "t", "soup", 1, 1, {{"base", {{"a", 1.0}}}, {"merged", {{"a", 1.0}}}});
   check_refused({"compare", run, other}, 2, {"t", "rewards"});
   check_refused({"compare", run, "--against", "nobody"}, 2, {"nobody", "base, soup K=1"});
-  check_refused({"compare", (folder.path() / "none").string()}, 2, {"none", "not finished"});
+  check_refused({"compare", (folder.path() / "none").string()}, 2, {"none", "not a run folder"});
 }

@@ -64,27 +64,34 @@ inline float exponentials(float* s, int64_t n, Reg scale2, Reg minus_top) {
   return reg_sum(sum);
 }
 
+// One register of rows at a time, and each pass over all of them before the next: what is done
+// across the lanes of one row does not wait for that of another.
 void softmax_step(const SoftmaxStep& g) {
   const AttentionTile& t = g.tile;
-  const Reg scale2 = reg_set(t.scale2);
-  for (int64_t i = 0; i < t.rows; ++i) {
-    float* s = t.s + i * t.row;
-    const int64_t n = visible_keys(t, i);
-    clear(s, n, t.cols);
-    if (n == 0) continue;
-    const float old = g.top2[i], row = row_top2(s, n, scale2), top = row > old ? row : old;
-    const float sum = exponentials(s, n, scale2, reg_set(-top));
-    if (old == kNone) {
-      g.sum[i] = sum;
-    } else if (top == old) {
-      g.sum[i] += sum;
-    } else {
-      float factor[kRegLanes];
-      reg_store(factor, reg_exp2(reg_set(old - top)));
-      g.sum[i] = g.sum[i] * factor[0] + sum;
-      scale_row(g.out + i * g.out_row, g.d, factor[0]);
+  const Reg scale2 = reg_set(t.scale2), none = reg_set(kNone);
+  for (int64_t first = 0; first < t.rows; first += kRegLanes) {
+    const int64_t count = t.rows - first < kRegLanes ? t.rows - first : kRegLanes;
+    float before[kRegLanes], top[kRegLanes] = {}, sum[kRegLanes] = {}, factor[kRegLanes];
+    for (int64_t k = 0; k < count; ++k) {
+      float* s = t.s + (first + k) * t.row;
+      const int64_t n = visible_keys(t, first + k);
+      clear(s, n, t.cols);
+      top[k] = row_top2(s, n, scale2);
     }
-    g.top2[i] = top;
+    const Reg old = reg_load_upto(g.top2 + first, count), above = reg_max(reg_load(top), old);
+    // 0 before the first key, 1 where the maximum stays.
+    const Reg fall = reg_if_less(none, old, reg_exp2(old - above), reg_zero());
+    reg_store(before, old), reg_store(top, above), reg_store(factor, fall);
+    reg_store_upto(g.top2 + first, above, count);
+    for (int64_t k = 0; k < count; ++k) {
+      float* s = t.s + (first + k) * t.row;
+      sum[k] = exponentials(s, visible_keys(t, first + k), scale2, reg_set(-top[k]));
+      if (before[k] != kNone && factor[k] != 1) {
+        scale_row(g.out + (first + k) * g.out_row, g.d, factor[k]);
+      }
+    }
+    const Reg total = reg_load_upto(g.sum + first, count);
+    reg_store_upto(g.sum + first, reg_fma(total, fall, reg_load(sum)), count);
   }
 }
 

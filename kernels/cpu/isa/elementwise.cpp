@@ -81,9 +81,8 @@ struct GeluTanh {
   static Reg slope(Reg x) {
     // Beyond 20 the slope is 0 or 1; x^2 would overflow to inf * 0. NaN stays.
     x = reg_max(reg_set(-20), reg_min(reg_set(20), x));
-    const Reg square = x * x;
-    const Reg s = reg_sigmoid(x * reg_fma(square, reg_set(0.0713548163f), reg_set(1.59576912f)));
-    const Reg du = reg_fma(square, reg_set(0.214064449f), reg_set(1.59576912f));
+    const Reg s = reg_gelu_tanh_gate(x);
+    const Reg du = reg_fma(x * x, reg_set(0.214064449f), reg_set(1.59576912f));
     return reg_fma(x * s * (one() - s), du, s);
   }
 };
@@ -99,7 +98,7 @@ struct GeluErf {
 struct QuickGelu {
   static Reg value(Reg x) { return reg_quick_gelu(x); }
   static Reg slope(Reg x) {
-    const Reg s = reg_sigmoid(x * reg_set(1.702f));
+    const Reg s = reg_quick_gelu_gate(x);
     return reg_fma(x * s * (one() - s), reg_set(1.702f), s);
   }
 };

@@ -19,16 +19,24 @@ inline Reg reg_min(Reg a, Reg b) {
 inline Reg reg_max(Reg a, Reg b) {
   return _mm512_max_ps(a, b);
 }
-inline Reg reg_round(Reg x) {
-  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
 // a < b ? yes : no, no where a or b is NaN.
 inline Reg reg_if_less(Reg a, Reg b, Reg yes, Reg no) {
   return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
 }
-// x * 2^n for whole n.
+inline Reg reg_round(Reg x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// x - floor(x); 0 for infinities.
+inline Reg reg_fraction(Reg x) {
+  return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+// x * 2^floor(n), any n.
 inline Reg reg_scale(Reg x, Reg n) {
   return _mm512_scalef_ps(x, n);
+}
+// What reg_scale takes.
+inline Reg reg_scale_range(Reg n) {
+  return n;
 }
 // 1 / x: one Newton step takes 2^-14 to 2^-24; a division takes three times as long. The step is
 // skipped where it would turn the 0 or infinity of the estimate into NaN.
@@ -43,19 +51,25 @@ inline Reg reg_min(Reg a, Reg b) {
 inline Reg reg_max(Reg a, Reg b) {
   return _mm256_max_ps(a, b);
 }
-inline Reg reg_round(Reg x) {
-  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
 inline Reg reg_if_less(Reg a, Reg b, Reg yes, Reg no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
+inline Reg reg_round(Reg x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Reg reg_fraction(Reg x) {
+  return x - _mm256_floor_ps(x);
+}
 // Two factors, because 2^n alone leaves the range of normal numbers before the product does.
 inline Reg reg_scale(Reg x, Reg n) {
-  const RegI whole = reinterpret_cast<RegI>(_mm256_cvtps_epi32(n));
+  const RegI whole = reinterpret_cast<RegI>(_mm256_cvtps_epi32(_mm256_floor_ps(n)));
   const RegI half = whole >> 1;
   const Reg first = reinterpret_cast<Reg>((half + 127) << 23);
   const Reg second = reinterpret_cast<Reg>((whole - half + 127) << 23);
   return x * first * second;
+}
+inline Reg reg_scale_range(Reg n) {
+  return reg_max(reg_set(-150.0f), reg_min(reg_set(129.0f), n));
 }
 inline Reg reg_reciprocal(Reg x) {
   return reg_set(1) / x;
@@ -79,26 +93,24 @@ inline Reg reg_poly(Reg x, const float (&c)[N]) {
   return sum;
 }
 
-// exp(r) = 1 + r + r^2 P(r) on |r| <= ln 2 / 2, times 2^n; ln 2 in two parts keeps r exact.
-inline Reg reg_exp(Reg x) {
-  constexpr float kFit[] = {0.49999994f, 0.166665211f, 0.041668389f, 0.00836871006f,
-                            0.00138146116f};
-  x = reg_max(reg_set(-104.0f), reg_min(reg_set(89.0f), x));
-  const Reg n = reg_round(x * reg_set(1.44269504f));
-  Reg r = reg_fma(n, reg_set(-0.693359375f), x);
-  r = reg_fma(n, reg_set(2.12194440e-4f), r);
-  const Reg p = reg_fma(r * r, reg_poly(r, kFit), r) + reg_set(1);
-  return reg_scale(p, n);
+// 2^x: 1 + f P(f) on 0 <= f < 1, times 2^floor(x). Relative error <= 2e-7 of what x stands for.
+inline Reg reg_exp2_of(Reg x, Reg fraction) {
+  constexpr float kFit[] = {0.693151295f, 0.240164444f, 0.0557999127f, 0.00901702978f,
+                            0.00186713017f};
+  return reg_scale(reg_fma(fraction, reg_poly(fraction, kFit), reg_set(1)), x);
+}
+inline Reg reg_exp2(Reg x) {
+  x = reg_scale_range(x);
+  return reg_exp2_of(x, reg_fraction(x));
 }
 
-// 2^x for x <= 128: 1 + f P(f) on |f| <= 1/2, times 2^n. Relative error <= 2e-7 of what x stands
-// for.
-inline Reg reg_exp2(Reg x) {
-  constexpr float kFit[] = {0.693147004f, 0.240222424f, 0.0555073358f, 0.00967151299f,
-                            0.00132647238f};
-  x = reg_max(reg_set(-150.0f), x);
-  const Reg n = reg_round(x), f = x - n;
-  return reg_scale(reg_fma(f, reg_poly(f, kFit), reg_set(1)), n);
+// 2^(x log2 e): what the product loses by rounding, and log2 e beyond its 24 bits, join the
+// fraction.
+inline Reg reg_exp(Reg x) {
+  x = reg_max(reg_set(-104.0f), reg_min(reg_set(89.0f), x));
+  const Reg log2e = reg_set(1.44269502f), t = x * log2e;
+  const Reg lost = reg_fma(x, reg_set(1.92596299e-8f), reg_fma(x, log2e, -t));
+  return reg_exp2_of(t, reg_fraction(t) + lost);
 }
 
 // log(m 2^e) = e ln 2 + log(1 + f), 1 + f = m in [sqrt(1/2), sqrt(2)]. Below 2^-126 x counts as 0.
@@ -149,17 +161,26 @@ inline Reg reg_erf(Reg x) {
   return reg_if_less(a, reg_set(1), small, reg_copy_sign(large, x));
 }
 
-// 0.5 (1 + tanh(u)) = sigmoid(2 u).
+// sigmoid(x) where -x log2 e is given.
+inline Reg reg_sigmoid2(Reg minus_x2) {
+  return reg_reciprocal(reg_exp2(minus_x2) + reg_set(1));
+}
+// The factors of x in GELU's tanh form, 0.5 (1 + tanh(u)) = sigmoid(2 u), and in its quick form.
+inline Reg reg_gelu_tanh_gate(Reg x) {
+  return reg_sigmoid2(x * reg_fma(x * x, reg_set(-0.102943240f), reg_set(-2.30220820f)));
+}
+inline Reg reg_quick_gelu_gate(Reg x) {
+  return reg_sigmoid2(x * reg_set(-2.45546696f));
+}
 inline Reg reg_gelu_tanh(Reg x) {
-  const Reg u = x * reg_fma(x * x, reg_set(0.0713548163f), reg_set(1.59576912f));
-  return x * reg_sigmoid(u);
+  return x * reg_gelu_tanh_gate(x);
 }
 inline Reg reg_gelu_erf(Reg x) {
   const Reg half = x * reg_set(0.5f);
   return reg_fma(half, reg_erf(x * reg_set(0.707106781f)), half);
 }
 inline Reg reg_quick_gelu(Reg x) {
-  return x * reg_sigmoid(x * reg_set(1.702f));
+  return x * reg_quick_gelu_gate(x);
 }
 inline Reg reg_silu(Reg x) {
   return x * reg_sigmoid(x);
