@@ -4,10 +4,32 @@
 #include <limits>
 #include <utility>
 
+#include "tensor/copy_walk.h"
+#include "tensor/device_memory.h"
 #include "tensor/parallel.h"
 #include "tensor/tensor.h"
 
 namespace parlo {
+
+CopyWalk simplify_walk(const Shape& shape, const Shape& from, const Shape& to) {
+  CopyWalk w;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (shape[i] == 1) continue;
+    const int last = w.shape.rank() - 1;
+    if (last >= 0 && w.from[last] == shape[i] * from[i] && w.to[last] == shape[i] * to[i]) {
+      w.shape[last] *= shape[i];
+      w.from[last] = from[i];
+      w.to[last] = to[i];
+    } else {
+      w.shape.push_back(shape[i]);
+      w.from.push_back(from[i]);
+      w.to.push_back(to[i]);
+    }
+  }
+  if (w.shape.rank() == 0) w = {{1}, {1}, {1}};
+  return w;
+}
+
 namespace {
 
 // Stops at the ends of the integer's range; NaN becomes 0. A plain cast is undefined there.
@@ -43,30 +65,6 @@ To convert(From x) {
   }
 }
 
-struct Walk {
-  Shape shape, from, to;
-};
-
-// Drops size-1 axes and merges neighbours that are contiguous on both sides.
-Walk simplify(const Shape& shape, const Shape& from, const Shape& to) {
-  Walk w;
-  for (int i = 0; i < shape.rank(); ++i) {
-    if (shape[i] == 1) continue;
-    const int last = w.shape.rank() - 1;
-    if (last >= 0 && w.from[last] == shape[i] * from[i] && w.to[last] == shape[i] * to[i]) {
-      w.shape[last] *= shape[i];
-      w.from[last] = from[i];
-      w.to[last] = to[i];
-    } else {
-      w.shape.push_back(shape[i]);
-      w.from.push_back(from[i]);
-      w.to.push_back(to[i]);
-    }
-  }
-  if (w.shape.rank() == 0) w = {{1}, {1}, {1}};
-  return w;
-}
-
 template <class To, class From>
 void copy_row(To* to, int64_t to_step, const From* from, int64_t from_step, int64_t n) {
   if (to_step == 1 && from_step == 1) {
@@ -81,7 +79,7 @@ void copy_row(To* to, int64_t to_step, const From* from, int64_t from_step, int6
 }
 
 template <class To, class From>
-void copy_strided(To* to, const From* from, const Walk& w) {
+void copy_strided(To* to, const From* from, const CopyWalk& w) {
   const int axes = w.shape.rank() - 1;
   const int64_t n = w.shape[axes];
   int64_t rows = 1;
@@ -126,6 +124,19 @@ bool may_overlap(const Tensor& a, const Tensor& b) {
   return !same && pa < pb + extent(b) && pb < pa + extent(a);
 }
 
+// Between devices only whole blocks move: what is strided or converted is so on the source's side,
+// or on the destination's where that is the GPU.
+void copy_across(const Tensor& dst, const Tensor& src) {
+  if (src.dtype() == dst.dtype() && src.is_contiguous() && dst.is_contiguous()) {
+    copy_memory(dst.raw(), dst.device(), src.raw(), src.device(), src.nbytes());
+    return;
+  }
+  const Tensor whole = src.contiguous();
+  Tensor there = Tensor::empty(src.shape(), src.dtype(), dst.device());
+  copy_memory(there.raw(), dst.device(), whole.raw(), src.device(), whole.nbytes());
+  dst.copy_from(there);
+}
+
 }  // namespace
 
 void Tensor::copy_from(const Tensor& src) const {
@@ -136,7 +147,9 @@ void Tensor::copy_from(const Tensor& src) const {
     CHECK(shape_[i] == 1 || strides_[i] != 0, "Tensor::copy_from: destination of shape ", shape_,
           " repeats its elements along axis ", i, "; clone() it first");
   if (may_overlap(*this, src)) return copy_from(src.clone());
-  const Walk w = simplify(shape_, src.strides_, strides_);
+  if (!(device() == src.device())) return copy_across(*this, src);
+  if (!device().is_cpu()) return copy_on_gpu(*this, src);
+  const CopyWalk w = simplify_walk(shape_, src.strides_, strides_);
   visit_dtype(dtype_, [&](auto to) {
     visit_dtype(src.dtype_, [&](auto from) {
       copy_strided(data<decltype(to)>(), src.data<decltype(from)>(), w);
@@ -145,13 +158,14 @@ void Tensor::copy_from(const Tensor& src) const {
 }
 
 void Tensor::fill(double value) const {
+  if (!device().is_cpu()) return fill_on_gpu(*this, value);
   Tensor one = empty(Shape{}, DType::f64);
   *one.data<double>() = value;
   copy_from(one.expand(shape_));
 }
 
 std::vector<double> Tensor::to_vector() const {
-  const Tensor t = to(DType::f64).contiguous();
+  const Tensor t = to(Device{}).to(DType::f64).contiguous();
   const auto values = t.span<double>();
   return {values.begin(), values.end()};
 }

@@ -3,21 +3,18 @@
 #include <algorithm>
 #include <cstring>
 
-#include "tensor/allocator.h"
+#include "tensor/device_memory.h"
 
 namespace parlo {
 
-Storage::Storage(size_t bytes_, Device device_) : bytes(bytes_), device(device_) {
-  CHECK(device.is_cpu(), "Storage: this build has no ", to_string(device),
-        " backend; use --device cpu");
-  data = cpu_memory::allocate(bytes);
-}
+Storage::Storage(size_t bytes_, Device device_)
+    : data(allocate_memory(bytes_, device_)), bytes(bytes_), device(device_) {}
 
 Storage::Storage(void* data_, size_t bytes_, std::shared_ptr<void> owner, bool read_only_)
     : data(data_), bytes(bytes_), read_only(read_only_), keep_alive(std::move(owner)) {}
 
 Storage::~Storage() {
-  if (!keep_alive) cpu_memory::release(data);
+  if (!keep_alive) release_memory(data, device);
 }
 
 Shape contiguous_strides(const Shape& shape) {
@@ -54,7 +51,11 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
-  std::memset(t.raw(), 0, t.nbytes());
+  if (device.is_cpu()) {
+    std::memset(t.raw(), 0, t.nbytes());
+  } else {
+    fill_on_gpu(t, 0);
+  }
   return t;
 }
 
@@ -214,7 +215,9 @@ Tensor Tensor::to(DType dtype) const {
 
 Tensor Tensor::to(Device target) const {
   if (target == device()) return *this;
-  throw Error(concat("Tensor::to: this build has no ", to_string(target), " backend"));
+  Tensor t = empty(shape_, dtype_, target);
+  t.copy_from(*this);
+  return t;
 }
 
 double Tensor::item() const {
