@@ -26,4 +26,10 @@ void adamw(const Tensor& param, const Tensor& grad, const Tensor& m, const Tenso
 void ema(const Tensor& average, const Tensor& param, double decay);
 
 }  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::adamw) adamw;
+decltype(cpu::ema) ema;
+}  // namespace cuda
 }  // namespace parlo

@@ -28,4 +28,10 @@ void attention_backward(const Tensor& q, const Tensor& k, const Tensor& v, const
                         const Tensor& dv, const AttentionArgs& args);
 
 }  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::attention) attention;
+decltype(cpu::attention_backward) attention_backward;
+}  // namespace cuda
 }  // namespace parlo

@@ -21,4 +21,10 @@ void conv2d_backward(const Tensor& x, const Tensor& w, const Tensor& dy, const T
                      const Tensor& dw, const Tensor& dbias, const Conv2dArgs& args);
 
 }  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::conv2d) conv2d;
+decltype(cpu::conv2d_backward) conv2d_backward;
+}  // namespace cuda
 }  // namespace parlo

@@ -5,6 +5,12 @@
 #include "tensor/device.h"
 #include "tensor/error.h"
 
+#ifdef PARLO_GPU
+
+#define DISPATCH(device, call) ((device).is_cpu() ? ::parlo::cpu::call : ::parlo::cuda::call)
+
+#else
+
 namespace parlo {
 
 inline void require_backend(Device device, const char* call) {
@@ -15,3 +21,5 @@ inline void require_backend(Device device, const char* call) {
 }  // namespace parlo
 
 #define DISPATCH(device, call) (::parlo::require_backend((device), #call), ::parlo::cpu::call)
+
+#endif

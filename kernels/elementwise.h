@@ -41,4 +41,18 @@ void gate_residual_backward(const Tensor& gate, const Tensor& y, const Tensor& d
 bool all_finite(const Tensor& x);
 
 }  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::unary) unary;
+decltype(cpu::unary_backward) unary_backward;
+decltype(cpu::activation) activation;
+decltype(cpu::activation_backward) activation_backward;
+decltype(cpu::binary) binary;
+decltype(cpu::axpby) axpby;
+decltype(cpu::scale_shift) scale_shift;
+decltype(cpu::gate_residual) gate_residual;
+decltype(cpu::gate_residual_backward) gate_residual_backward;
+decltype(cpu::all_finite) all_finite;
+}  // namespace cuda
 }  // namespace parlo

@@ -56,4 +56,11 @@ void flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, cons
                const Tensor& dv);
 
 }  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::flow_step) flow_step;
+decltype(cpu::flow_log_prob) flow_log_prob;
+decltype(cpu::flow_loss) flow_loss;
+}  // namespace cuda
 }  // namespace parlo

@@ -5,7 +5,8 @@
 
 #include "tensor/tensor.h"
 
-namespace parlo::cpu {
+namespace parlo {
+namespace cpu {
 
 // out = parts joined along axis. Parts may be strided.
 void concat(std::span<const Tensor> parts, int axis, const Tensor& out);
@@ -21,4 +22,15 @@ void scatter_add_rows(const Tensor& rows, const Tensor& index, const Tensor& tab
 void patchify(const Tensor& x, int64_t patch, bool channel_last, const Tensor& tokens);
 void unpatchify(const Tensor& tokens, int64_t patch, bool channel_last, const Tensor& x);
 
-}  // namespace parlo::cpu
+}  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::concat) concat;
+decltype(cpu::gather_rows) gather_rows;
+decltype(cpu::scatter_add_rows) scatter_add_rows;
+decltype(cpu::patchify) patchify;
+decltype(cpu::unpatchify) unpatchify;
+}  // namespace cuda
+
+}  // namespace parlo

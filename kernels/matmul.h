@@ -39,4 +39,10 @@ void matmul(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const 
 void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args = {});
 
 }  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::matmul) matmul;
+decltype(cpu::linear) linear;
+}  // namespace cuda
 }  // namespace parlo

@@ -44,4 +44,14 @@ void group_norm_backward(const Tensor& x, int64_t groups, const NormParams& p, c
                          const Tensor& rstd, const Tensor& dy, const NormGrads& grads);
 
 }  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::layer_norm) layer_norm;
+decltype(cpu::layer_norm_backward) layer_norm_backward;
+decltype(cpu::rms_norm) rms_norm;
+decltype(cpu::rms_norm_backward) rms_norm_backward;
+decltype(cpu::group_norm) group_norm;
+decltype(cpu::group_norm_backward) group_norm_backward;
+}  // namespace cuda
 }  // namespace parlo

@@ -4,7 +4,8 @@
 
 #include "tensor/tensor.h"
 
-namespace parlo::cpu {
+namespace parlo {
+namespace cpu {
 
 // out = x summed over every axis where out's size is 1 and x's is not; equal ranks, contiguous.
 void sum_to(const Tensor& x, const Tensor& out);
@@ -29,4 +30,19 @@ void cross_entropy_backward(const Tensor& logits, const Tensor& targets, const T
                             const Tensor& dlosses, const Tensor& dlogits,
                             int64_t ignore_index = -100);
 
-}  // namespace parlo::cpu
+}  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::sum_to) sum_to;
+decltype(cpu::max_rows) max_rows;
+decltype(cpu::sum_squares) sum_squares;
+decltype(cpu::sum) sum;
+decltype(cpu::dot) dot;
+decltype(cpu::softmax) softmax;
+decltype(cpu::softmax_backward) softmax_backward;
+decltype(cpu::cross_entropy) cross_entropy;
+decltype(cpu::cross_entropy_backward) cross_entropy_backward;
+}  // namespace cuda
+
+}  // namespace parlo

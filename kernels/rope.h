@@ -16,4 +16,9 @@ void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, RopeStyle style
           const Tensor& y);
 
 }  // namespace cpu
+
+// The same on a GPU: kernels/cuda.
+namespace cuda {
+decltype(cpu::rope) rope;
+}  // namespace cuda
 }  // namespace parlo
