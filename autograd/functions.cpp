@@ -8,15 +8,15 @@
 
 namespace parlo {
 
-Tensor random_normal(RandomKey key, const Shape& shape, double std) {
-  Tensor t = Tensor::empty(shape);
+Tensor random_normal(RandomKey key, const Shape& shape, double std, Device device) {
+  Tensor t = Tensor::empty(shape, DType::f32, device);
   DISPATCH(t.device(), random_normal(key, t));
   if (std != 1.0) DISPATCH(t.device(), scale_shift(std, 0.0, t, t));
   return t;
 }
 
-Tensor random_uniform(RandomKey key, const Shape& shape) {
-  Tensor t = Tensor::empty(shape);
+Tensor random_uniform(RandomKey key, const Shape& shape, Device device) {
+  Tensor t = Tensor::empty(shape, DType::f32, device);
   DISPATCH(t.device(), random_uniform(key, t));
   return t;
 }

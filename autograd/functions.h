@@ -11,8 +11,8 @@
 namespace parlo {
 
 // f32 draws from a key; element i depends on the key and i alone.
-Tensor random_normal(RandomKey key, const Shape& shape, double std = 1.0);
-Tensor random_uniform(RandomKey key, const Shape& shape);
+Tensor random_normal(RandomKey key, const Shape& shape, double std = 1.0, Device device = {});
+Tensor random_uniform(RandomKey key, const Shape& shape, Device device = {});
 
 bool all_finite(const Tensor& x);
 double sum_squares(const Tensor& x);

@@ -14,8 +14,13 @@ std::map<std::string, Shape> weight_shapes(const Linears& linears) {
   return out;
 }
 
-std::shared_ptr<LowRankVar> live(const AdapterPair& pair) {
-  return std::make_shared<LowRankVar>(LowRankVar{Var(pair.a), Var(pair.b), pair.scale});
+std::shared_ptr<LowRankVar> live(const AdapterPair& pair, Device device) {
+  return std::make_shared<LowRankVar>(
+      LowRankVar{Var(pair.a.to(device)), Var(pair.b.to(device)), pair.scale});
+}
+
+Device device_of(const Linears& linears) {
+  return linears.empty() ? Device{} : linears.front()->weight.value().device();
 }
 
 }  // namespace
@@ -30,8 +35,8 @@ LoraAdapter LoraAdapter::create(const Linears& linears, const AdapterConfig& con
     if (rank < 1) throw UsageError(concat("LoRA: rank ", rank, " of ", l->name, ", expected >= 1"));
     const Tensor a =
         random_normal(key.fold(l->name), {rank, l->weight.dim(1)}, 1.0 / static_cast<double>(rank));
-    adapter.modules_[l->name] =
-        live({a, Tensor::zeros({l->weight.dim(0), rank}), config.scale_of(l->name)});
+    adapter.modules_[l->name] = live(
+        {a, Tensor::zeros({l->weight.dim(0), rank}), config.scale_of(l->name)}, device_of(linears));
   }
   if (adapter.modules_.empty()) {
     throw UsageError(
@@ -44,7 +49,8 @@ LoraAdapter LoraAdapter::from_file(const Linears& linears, AdapterFile file) {
   check_adapter_fits(file, weight_shapes(linears));
   LoraAdapter adapter;
   adapter.config_ = std::move(file.config);
-  for (const auto& [name, pair] : file.modules) adapter.modules_[name] = live(pair);
+  const Device device = device_of(linears);
+  for (const auto& [name, pair] : file.modules) adapter.modules_[name] = live(pair, device);
   return adapter;
 }
 
@@ -55,7 +61,7 @@ LoraAdapter LoraAdapter::load(const Linears& linears, const std::filesystem::pat
 AdapterFile LoraAdapter::to_file() const {
   AdapterFile file{config_, {}};
   for (const auto& [name, m] : modules_) {
-    file.modules[name] = {m->a.value(), m->b.value(), m->scale};
+    file.modules[name] = {m->a.value().to(Device{}), m->b.value().to(Device{}), m->scale};
   }
   return file;
 }

@@ -14,7 +14,7 @@ namespace {
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 Matrix to_matrix(const Tensor& t) {
-  const Tensor values = t.contiguous().to(DType::f64);
+  const Tensor values = t.to(Device{}).contiguous().to(DType::f64);
   return Eigen::Map<const Matrix>(values.data<double>(), t.dim(0), t.dim(1));
 }
 
@@ -148,7 +148,7 @@ Tensor fold_delta(const Tensor& weight, std::span<const WeightedAdapter> adapter
   if (parts.empty()) return weight.clone();
   const Factors f = stack(parts, 1);
   check_shape("fold_delta", module, weight, {f.b.rows(), f.a.cols()});
-  return to_tensor(to_matrix(weight) + f.b * f.a, weight.dtype());
+  return to_tensor(to_matrix(weight) + f.b * f.a, weight.dtype()).to(weight.device());
 }
 
 LowRankMerge merge_svd(std::span<const WeightedAdapter> adapters, int64_t rank, double scale) {

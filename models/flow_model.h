@@ -36,6 +36,8 @@ class FlowModel {
   virtual std::vector<double> sigmas(int64_t steps) const = 0;
   virtual Linears linears() = 0;
   virtual Params& params() = 0;
+  // Where velocities are computed; latents and conditions live there.
+  virtual Device device() const { return {}; }
 };
 
 // Classifier-free guidance: v = vu + g (vc - vu), both branches in one batch [uncond, cond]; g == 1

@@ -104,6 +104,14 @@ int64_t Params::count() const {
   return n;
 }
 
+void Params::to(Device device) {
+  for (Entry& e : entries_) e.var.set_value(e.var.value().to(device));
+}
+
+Device Params::device() const {
+  return entries_.empty() ? Device{} : entries_.front().var.value().device();
+}
+
 void Params::set_requires_grad(bool on) {
   for (Entry& e : entries_) {
     // What is trained must not lie in a mapped file.

@@ -45,6 +45,9 @@ class Params {
   Var at(const std::string& name) const;
   bool contains(const std::string& name) const { return index_.count(name) > 0; }
   int64_t count() const;  // elements
+  // Moves every value; leaves keep their identity.
+  void to(Device device);
+  Device device() const;
   void set_requires_grad(bool on);
 
  private:

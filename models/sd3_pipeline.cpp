@@ -14,7 +14,7 @@ Sd3Pipeline::Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer,
       tokenizer_(std::move(tokenizer)),
       shift_(shift) {}
 
-std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& folder) {
+std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& folder, Device device) {
   CHECK(std::filesystem::is_directory(folder), folder.string(),
         ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
   for (const char* absent : {"vae", "text_encoder_2", "text_encoder_3"}) {
@@ -23,11 +23,19 @@ std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& fold
           "text encoder");
   }
   const JsonConfig scheduler(folder / "scheduler" / "scheduler_config.json");
-  return std::make_unique<Sd3Pipeline>(
+  auto pipeline = std::make_unique<Sd3Pipeline>(
       Sd3Transformer::load(folder / "transformer"),
       std::shared_ptr<ClipTextModel>(ClipTextModel::load(folder / "text_encoder")),
       std::make_shared<ClipTokenizer>(ClipTokenizer::load(folder / "tokenizer")),
       scheduler.number("shift", 1.0));
+  pipeline->to(device);
+  return pipeline;
+}
+
+void Sd3Pipeline::to(Device device) {
+  transformer_->params().to(device);
+  encoder_->params().to(device);
+  cache_.clear();
 }
 
 Shape Sd3Pipeline::latent_shape() const {
@@ -53,8 +61,11 @@ Condition Sd3Pipeline::encode(std::span<const std::string> prompts) {
   CHECK(!prompts.empty(), "Sd3Pipeline::encode: no prompts");
   const Encoded& first = encoded(prompts[0]);
   const int64_t batch = static_cast<int64_t>(prompts.size());
-  Condition c{Tensor::empty({batch, first.context.dim(1), first.context.dim(2)}),
-              Tensor::empty({batch, first.pooled.dim(1)})};
+  const auto empty = [&](const Shape& shape) {
+    return Tensor::empty(shape, first.context.dtype(), first.context.device());
+  };
+  Condition c{empty({batch, first.context.dim(1), first.context.dim(2)}),
+              empty({batch, first.pooled.dim(1)})};
   for (int64_t b = 0; b < batch; ++b) {
     const Encoded& e = encoded(prompts[static_cast<size_t>(b)]);
     c.context.slice(0, b, b + 1).copy_from(e.context);
@@ -68,8 +79,8 @@ Var Sd3Pipeline::velocity(const Var& x, std::span<const double> sigmas,
   std::vector<float> times;
   for (double s : sigmas) times.push_back(static_cast<float>(1000.0 * s));
   const Shape shape{static_cast<int64_t>(times.size())};
-  return transformer_->forward(x, Var(Tensor::from(times, shape)), Var(condition.context),
-                               Var(condition.pooled));
+  return transformer_->forward(x, Var(Tensor::from(times, shape).to(device())),
+                               Var(condition.context), Var(condition.pooled));
 }
 
 Tensor Sd3Pipeline::decode(const Tensor& latents) const {

@@ -18,7 +18,7 @@ class Sd3Pipeline : public FlowModel {
  public:
   Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer, std::shared_ptr<ClipTextModel> encoder,
               std::shared_ptr<ClipTokenizer> tokenizer, double shift);
-  static std::unique_ptr<Sd3Pipeline> load(const std::filesystem::path& folder);
+  static std::unique_ptr<Sd3Pipeline> load(const std::filesystem::path& folder, Device device = {});
 
   Shape latent_shape() const override;
   Condition encode(std::span<const std::string> prompts) override;
@@ -28,6 +28,9 @@ class Sd3Pipeline : public FlowModel {
   std::vector<double> sigmas(int64_t steps) const override;
   Linears linears() override { return transformer_->linears(); }
   Params& params() override { return transformer_->params(); }
+  // Moves the transformer and the text encoder; what was encoded is forgotten.
+  void to(Device device);
+  Device device() const override { return transformer_->params().device(); }
   Sd3Transformer& transformer() { return *transformer_; }
 
  private:

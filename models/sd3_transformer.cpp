@@ -50,7 +50,9 @@ float timestep_frequency(int64_t j) {
 Var timestep_features(const Var& timestep) {
   constexpr int64_t half = kTimestepChannels / 2;
   CHECK(timestep.rank() == 1, "timestep_features: timestep must be [B], got ", timestep.shape());
-  const Tensor t = timestep.value().contiguous();
+  // B numbers: computed on the CPU wherever they come from.
+  const Device device = timestep.value().device();
+  const Tensor t = timestep.value().to(Device{}).contiguous();
   const int64_t batch = t.dim(0);
   Tensor y = Tensor::empty({batch, kTimestepChannels}, t.dtype());
   visit_float(t.dtype(), "timestep_features", [&](auto zero) {
@@ -64,8 +66,9 @@ Var timestep_features(const Var& timestep) {
       }
     }
   });
-  return record("timestep_features", y, {timestep},
-                [y, batch](const Tensor& dy, const Need&) -> std::vector<Tensor> {
+  return record("timestep_features", y.to(device), {timestep},
+                [y, batch, device](const Tensor& dout, const Need&) -> std::vector<Tensor> {
+                  const Tensor dy = dout.to(Device{});
                   Tensor dt = Tensor::zeros({batch}, dy.dtype());
                   visit_float(dy.dtype(), "timestep_features", [&](auto zero) {
                     using T = decltype(zero);
@@ -81,7 +84,7 @@ Var timestep_features(const Var& timestep) {
                       dt.data<T>()[b] = static_cast<T>(sum);
                     }
                   });
-                  return {dt};
+                  return {dt.to(device)};
                 });
 }
 

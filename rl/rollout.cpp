@@ -8,9 +8,10 @@ namespace {
 Tensor initial_noise(const FlowModel& model, std::span<const RandomKey> keys) {
   const Shape one = model.latent_shape();
   const int64_t size = one.numel();
-  Tensor x = Tensor::empty({static_cast<int64_t>(keys.size()), size});
+  const Device device = model.device();
+  Tensor x = Tensor::empty({static_cast<int64_t>(keys.size()), size}, DType::f32, device);
   for (size_t b = 0; b < keys.size(); ++b) {
-    x.select(0, static_cast<int64_t>(b)).copy_from(random_normal(keys[b], {size}));
+    x.select(0, static_cast<int64_t>(b)).copy_from(random_normal(keys[b], {size}, 1.0, device));
   }
   return x;
 }

@@ -61,10 +61,12 @@ struct GrpoTrainer::Tally {
   int64_t count = 0;
 
   void add(const FlowLoss& l, std::span<const float> advantage, const FlowLossArgs& args) {
+    const std::vector<double> ratios = l.ratio.to_vector(), losses = l.loss.to_vector(),
+                              kls = l.kl.to_vector();
     for (size_t i = 0; i < advantage.size(); ++i) {
-      const double r = l.ratio.data<float>()[i], a = advantage[i];
-      loss += l.loss.data<float>()[i];
-      kl += l.kl.data<float>()[i];
+      const double r = ratios[i], a = advantage[i];
+      loss += losses[i];
+      kl += kls[i];
       approx_kl += 0.5 * std::log(r) * std::log(r);
       ratio += r;
       clipped += (a > 0 && r > 1.0 + args.clip_high) || (a < 0 && r < 1.0 - args.clip_low);
@@ -276,7 +278,8 @@ void GrpoTrainer::accumulate(const Batch& batch, const StoredStep& s, std::span<
   }
   const FlowLoss l =
       flow_loss(s.coefficients, x, v.value().view(x.shape()), take_rows(s.next, rows),
-                take_rows(s.log_prob, rows), Tensor::from(advantage, {count}), v_ref, config_.loss);
+                take_rows(s.log_prob, rows), Tensor::from(advantage, {count}).to(x.device()), v_ref,
+                config_.loss);
   tally.add(l, advantage, config_.loss);
   backward(v, affine(Var(l.dv.view(shape)), share).value());
 }

@@ -45,7 +45,7 @@ void add_demo(CLI::App& parent) {
       ->configurable(false);
   add_train_flags(*app, *o);
   app->callback([=] {
-    apply(o->common);
+    o->device = apply(o->common);
     const fs::path folder = choose_folder(*out);
     if (*judged > 0) print_judges(o->rewards, *judged);
     o->command = "parlo demo";

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "autograd/functions.h"
+#include "tensor/device_memory.h"
 #include "tensor/parallel.h"
 #include "tools/assets.h"
 #include "tools/commands.h"
@@ -84,13 +85,20 @@ double gemm_gflops() {
   return best;
 }
 
+ordered_json devices() {
+  ordered_json out{"cpu"};
+  for (int i = 0; i < gpu_count(); ++i) out.push_back(concat("cuda:", i, ": ", gpu_name(i)));
+  return out;
+}
+
 ordered_json examine() {
   return {{"commit", build_commit()},
           {"processor", processor()},
           {"isa", instruction_sets()},
           {"cores", std::thread::hardware_concurrency()},
           {"threads", num_threads()},
-          {"devices", {"cpu"}},
+          {"devices", devices()},
+          {"why_no_gpu", why_no_gpu()},
           {"memory_bytes", memory("MemTotal")},
           {"memory_available_bytes", memory("MemAvailable")},
           {"gemm_f32_gflops", gemm_gflops()},
@@ -104,7 +112,10 @@ void print(const ordered_json& j) {
   std::printf("processor  %s: %s\n", j["processor"].get<std::string>().c_str(), isa.c_str());
   std::printf("threads    %d of %d cores (--threads, PARLO_NUM_THREADS)\n", j["threads"].get<int>(),
               j["cores"].get<int>());
-  std::printf("devices    cpu (this build has no CUDA)\n");
+  for (const auto& device : j["devices"]) {
+    std::printf("device     %s\n", device.get<std::string>().c_str());
+  }
+  if (gpu_count() == 0) std::printf("no GPU     %s\n", why_no_gpu().c_str());
   std::printf("memory     %.1f GB, %.1f GB available\n", j["memory_bytes"].get<double>() * 1e-9,
               j["memory_available_bytes"].get<double>() * 1e-9);
   std::printf("f32 GEMM   %.0f GFLOP/s, 768 x 768 x 768\n", j["gemm_f32_gflops"].get<double>());

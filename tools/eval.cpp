@@ -29,6 +29,7 @@ constexpr size_t kMaxObjectives = 6;  // of the exact hypervolume
 
 struct EvalOptions {
   CommonOptions common;
+  Device device;
   ModelOptions model;
   std::vector<std::string> adapters, rewards{"ocr", "geneval", "pickscore"};
   std::string prompts, clip, out;
@@ -85,7 +86,7 @@ std::string merge_name(const std::vector<double>& weights) {
 class Evaluation {
  public:
   Evaluation(const EvalOptions& o, std::vector<EvalSet> sets)
-      : options_(o), sets_(std::move(sets)), model_(load_model(o.model)) {
+      : options_(o), sets_(std::move(sets)), model_(load_model(o.model, o.device)) {
     for (const std::string& a : o.adapters) {
       files_.push_back(read_adapter(a));
       LoraAdapter::from_file(model_->linears(), files_.back());  // refused before any work
@@ -194,7 +195,7 @@ ordered_json summary(const EvalOptions& o, const std::vector<Scored>& results, d
     }
   }
   ordered_json j{{"command", "parlo eval"}, {"commit", build_commit()},
-                 {"seed", o.common.seed},   {"device", "cpu"},
+                 {"seed", o.common.seed},   {"device", to_string(o.device)},
                  {"seconds", seconds},      {"peak_bytes", process_peak_bytes()},
                  {"scores", scores}};
   add_front(results, o.rewards, j);
@@ -264,7 +265,7 @@ void add_eval(CLI::App& parent) {
   app->add_flag("--json", o->json, "Print the summary as JSON");
   add_common(*app, o->common);
   app->callback([o] {
-    apply(o->common);
+    o->device = apply(o->common);
     run(*o);
   });
 }

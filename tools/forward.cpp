@@ -29,7 +29,7 @@ void add_gradients(const ForwardResult& result, NamedTensors& out) {
   }
 }
 
-void run(const ForwardOptions& o) {
+void run(const ForwardOptions& o, Device device) {
   const Component& component = find_component(o.component);
   require_folder(o.checkpoint, "--checkpoint", "a component's folder with config.json");
   require_file(o.inputs, "--inputs");
@@ -38,7 +38,7 @@ void run(const ForwardOptions& o) {
   std::optional<NoGrad> no_grad;
   if (!o.grads) no_grad.emplace();
   const ForwardResult result =
-      component.run({o.checkpoint, o.inputs, o.adapter, o.grads, o.dtype == "bf16"});
+      component.run({o.checkpoint, o.inputs, o.adapter, o.grads, o.dtype == "bf16", device});
   NamedTensors out;
   for (const auto& [name, value] : result.outputs) {
     out.emplace_back(name, value.value().contiguous());
@@ -68,10 +68,7 @@ void add_forward(CLI::App& parent) {
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "bf16"}));
   add_common(*app, o->common);
-  app->callback([o] {
-    apply(o->common);
-    run(*o);
-  });
+  app->callback([o] { run(*o, apply(o->common)); });
 }
 
 }  // namespace parlo

@@ -18,7 +18,7 @@ void add_model_flags(CLI::App& app, ModelOptions& o) {
       ->capture_default_str();
 }
 
-std::unique_ptr<FlowModel> load_model(const ModelOptions& o) {
+std::unique_ptr<FlowModel> load_model(const ModelOptions& o, Device device) {
   if (o.draw.steps < 1) throw UsageError(concat("--steps ", o.draw.steps, ": expected 1 or more"));
   if (o.draw.micro_batch < 1) {
     throw UsageError(concat("--batch ", o.draw.micro_batch, ": expected 1 or more"));
@@ -28,7 +28,7 @@ std::unique_ptr<FlowModel> load_model(const ModelOptions& o) {
   }
   const std::filesystem::path base = o.base.empty() ? signs_base() : std::filesystem::path(o.base);
   require_folder(base, "--base", "a model folder with transformer/, text_encoder/, tokenizer/");
-  return Sd3Pipeline::load(base);
+  return Sd3Pipeline::load(base, device);
 }
 
 void put_on(FlowModel& model, const std::string& adapter) {

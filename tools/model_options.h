@@ -19,7 +19,7 @@ struct ModelOptions {
 
 void add_model_flags(CLI::App& app, ModelOptions& options);
 // UsageError for a missing folder or settings out of range.
-std::unique_ptr<FlowModel> load_model(const ModelOptions& options);
+std::unique_ptr<FlowModel> load_model(const ModelOptions& options, Device device);
 // Reads an adapter and puts it on; all that does not fit is listed.
 void put_on(FlowModel& model, const std::string& adapter);
 // --prompt texts and the lines of a --prompts file; UsageError when both are empty.

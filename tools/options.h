@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "tensor/device.h"
+
 namespace parlo {
 
 struct CommonOptions {
@@ -14,7 +16,8 @@ struct CommonOptions {
 };
 
 void add_common(CLI::App& app, CommonOptions& options);
-// Applies threads and checks the device; UsageError for one this build does not have.
-void apply(const CommonOptions& options);
+// Applies threads and gives the device: auto is the first GPU where there is one. UsageError for a
+// device that this build or machine does not have.
+Device apply(const CommonOptions& options);
 
 }  // namespace parlo

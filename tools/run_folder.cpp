@@ -146,11 +146,16 @@ void write_summary(const fs::path& folder, const SummaryInfo& info, const RunRes
     if (e.model == "base") volumes["base"] = e.hypervolume;
     if (e.model == "merged") volumes[concat("iteration_", e.iteration)] = e.hypervolume;
   }
-  ordered_json j{
-      {"command", info.command}, {"commit", build_commit()},           {"method", info.method},
-      {"seed", info.seed},       {"iterations", info.iterations},      {"device", "cpu"},
-      {"seconds", info.seconds}, {"peak_bytes", process_peak_bytes()}, {"scores", scores},
-      {"hypervolume", volumes}};
+  ordered_json j{{"command", info.command},
+                 {"commit", build_commit()},
+                 {"method", info.method},
+                 {"seed", info.seed},
+                 {"iterations", info.iterations},
+                 {"device", to_string(info.device)},
+                 {"seconds", info.seconds},
+                 {"peak_bytes", process_peak_bytes()},
+                 {"scores", scores},
+                 {"hypervolume", volumes}};
   write_file(folder / "summary.json", j.dump(2) + "\n");
 }
 

@@ -50,6 +50,7 @@ struct SummaryInfo {
   std::string method;
   uint64_t seed = 0;
   int64_t iterations = 1;
+  Device device;
   double seconds = 0;
 };
 

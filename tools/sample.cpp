@@ -59,11 +59,11 @@ void write_pictures(const SampleOptions& o, const std::vector<Prompt>& prompts,
   write_png(out / "grid.png", make_grid(images, columns, scale_for(o, images[0], columns)));
 }
 
-void run(SampleOptions o) {
+void run(SampleOptions o, Device device) {
   const std::vector<Prompt> prompts = repeat(gather_prompts(o.texts, o.prompts), o.count);
   require_writable_folder(o.out, "--out");
   if (!o.adapter.empty()) require_folder(o.adapter, "--adapter", "an adapter's folder");
-  const std::unique_ptr<FlowModel> model = load_model(o.model);
+  const std::unique_ptr<FlowModel> model = load_model(o.model, device);
   if (!o.adapter.empty()) put_on(*model, o.adapter);
   o.model.draw.seed = o.common.seed;
   const std::vector<Image> images = sample_images(*model, prompts, o.model.draw);
@@ -92,10 +92,7 @@ void add_sample(CLI::App& parent) {
       ->check(CLI::Range(0, 64));
   app->add_option("--out", o->out, "Folder for 00000.png ..., grid.png, prompts.jsonl")->required();
   add_common(*app, o->common);
-  app->callback([o] {
-    apply(o->common);
-    run(*o);
-  });
+  app->callback([o] { run(*o, apply(o->common)); });
 }
 
 }  // namespace parlo

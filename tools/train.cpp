@@ -322,7 +322,9 @@ void run_training(TrainOptions o, const fs::path& out) {
   const std::vector<RewardTask> tasks = make_tasks(o);
   validate(o.run, tasks);
   const fs::path base = o.base.empty() ? signs_base() : fs::path(o.base);
-  const auto make_model = [&]() -> std::unique_ptr<FlowModel> { return Sd3Pipeline::load(base); };
+  const auto make_model = [&]() -> std::unique_ptr<FlowModel> {
+    return Sd3Pipeline::load(base, o.device);
+  };
   make_model();  // a bad base is refused before anything is written
   make_folders(out / "samples");
   const FolderLock mine(out);
@@ -359,7 +361,8 @@ void run_training(TrainOptions o, const fs::path& out) {
     LoraAdapter::load(model->linears(), out / "adapters" / "merged").enable(model->linears());
     write_samples(out, "merged", *model, tasks, o.run.eval);
   }
-  write_summary(out, {o.command, o.method, o.run.seed, o.run.iterations, log.elapsed()}, result);
+  write_summary(out, {o.command, o.method, o.run.seed, o.run.iterations, o.device, log.elapsed()},
+                result);
   try {
     write_report(out);
   } catch (const Error& error) {  // the run itself is complete; parlo report can try again
@@ -447,7 +450,7 @@ void start_run(CLI::App& app, const TrainOptions& given, const std::string& out,
   s.options.command = "parlo train --out " + out;
   if (!config.empty()) s.options.command += " --config " + config;
   for (const std::string& word : given_flags(app)) s.options.command += " " + word;
-  apply(s.options.common);
+  s.options.device = apply(s.options.common);
   run_training(s.options, out);
 }
 
@@ -468,7 +471,7 @@ void resume_run(CLI::App& app, const TrainOptions& given, const std::string& fol
   s.options.common.threads = given.common.threads;
   s.options.common.device = given.common.device;
   s.options.command = concat("parlo train --resume ", folder);
-  apply(s.options.common);
+  s.options.device = apply(s.options.common);
   run_training(s.options, folder);
 }
 

@@ -13,6 +13,7 @@ namespace parlo {
 
 struct TrainOptions {
   CommonOptions common;
+  Device device;  // what apply(common) gave
   MapReduceConfig run;
   std::string base, clip;
   std::vector<std::string> rewards{"ocr", "geneval", "pickscore"};

@@ -6,7 +6,7 @@
 
 namespace parlo {
 
-Var attention(const Var& query, const Var& key, const Var& value, const AttentionArgs& args) {
+Var attention(const Var& query, const Var& key, const Var& value, const AttentionArgs& given) {
   CHECK(query.rank() == 4 && key.rank() == 4 && value.rank() == 4,
         "attention: expected [B, T, H, D], got q ", query.shape(), " k ", key.shape(), " v ",
         value.shape());
@@ -17,6 +17,10 @@ Var attention(const Var& query, const Var& key, const Var& value, const Attentio
         "attention: q ", query.shape(), " does not fit k ", key.shape());
   const Tensor q = unit_last_stride(query.value()), k = unit_last_stride(key.value()),
                v = unit_last_stride(value.value());
+  AttentionArgs args = given;
+  for (Tensor* mask : {&args.key_lengths, &args.key_mask}) {
+    if (*mask) *mask = mask->to(q.device());
+  }
   Tensor out = Tensor::empty(q.shape(), q.dtype(), q.device());
   Tensor lse = Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, q.dtype(), q.device());
   DISPATCH(q.device(), attention(q, k, v, out, lse, args));
@@ -31,11 +35,12 @@ Var attention(const Var& query, const Var& key, const Var& value, const Attentio
                 });
 }
 
-Var rope(const Var& x, const Tensor& cos, const Tensor& sin, RopeStyle style) {
+Var rope(const Var& x, const Tensor& cosines, const Tensor& sines, RopeStyle style) {
   CHECK(x.rank() == 4 && x.dim(3) % 2 == 0, "rope: expected [B, T, H, even D], got ", x.shape());
-  check_shape("rope", "cos", cos, {x.dim(1), x.dim(3) / 2});
-  check_shape("rope", "sin", sin, {x.dim(1), x.dim(3) / 2});
+  check_shape("rope", "cos", cosines, {x.dim(1), x.dim(3) / 2});
+  check_shape("rope", "sin", sines, {x.dim(1), x.dim(3) / 2});
   const Tensor in = x.value().contiguous();
+  const Tensor cos = cosines.to(in.device()), sin = sines.to(in.device());
   Tensor y = Tensor::empty_like(in);
   DISPATCH(in.device(), rope(in, cos, sin, style, false, y));
   return record("rope", y, {x},

@@ -79,8 +79,8 @@ Var gather_rows(const Var& table, const Tensor& index) {
   CHECK(table.rank() == 2, "gather_rows: table must be [V, C], got ", table.shape());
   CHECK(index.dtype() == DType::i64, "gather_rows: index must be i64, got ",
         dtype_name(index.dtype()));
-  const Tensor ids = index.contiguous();
   const Tensor source = table.value().contiguous();
+  const Tensor ids = index.to(source.device()).contiguous();
   Tensor y = Tensor::empty({ids.numel(), table.dim(1)}, table.dtype(), source.device());
   DISPATCH(y.device(), gather_rows(source, ids, y));
   Shape shape = index.shape();

@@ -8,7 +8,7 @@ namespace parlo {
 std::vector<Image> to_images(const Tensor& pixels) {
   CHECK(pixels.rank() == 4 && pixels.dim(1) == 3, "to_images: expected [B, 3, H, W], got ",
         pixels.shape());
-  const Tensor p = pixels.to(DType::f32).contiguous();
+  const Tensor p = pixels.to(DType::f32).to(Device{}).contiguous();
   const int64_t height = p.dim(2), width = p.dim(3), plane = height * width;
   std::vector<Image> out;
   for (int64_t b = 0; b < p.dim(0); ++b) {

@@ -167,6 +167,7 @@ class WatchedModel : public FlowModel {
   std::vector<double> sigmas(int64_t steps) const override { return inner_.sigmas(steps); }
   Linears linears() override { return inner_.linears(); }
   Params& params() override { return inner_.params(); }
+  Device device() const override { return inner_.device(); }
 
   // Of the calls without gradients.
   mutable std::vector<Tensor> inputs;

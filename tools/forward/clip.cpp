@@ -38,7 +38,7 @@ ForwardResult run_text(const ForwardRequest& request, bool projected) {
   r.model = model;
   const ClipText& tower = model->tower();
   const Inputs in(request.inputs, text_inputs(tower.config(), "B"), request.grads);
-  prepare_linears(request, model->linears(), r);
+  prepare_model(request, model->params(), model->linears(), r);
   const Tensor ids = in.at("input_ids");
   const Var embeds = embeds_leaf(request, tower, ids, r);
   const ClipTextOutput out = tower.forward(embeds, ids, in.at("attention_mask"));
@@ -71,7 +71,7 @@ ForwardResult forward_clip_vision(const ForwardRequest& request) {
   const std::shared_ptr<ClipVisionModel> model = ClipVisionModel::load(request.checkpoint);
   r.model = model;
   const Inputs in(request.inputs, {pixel_input(model->tower().config(), "B")}, request.grads);
-  prepare_linears(request, model->linears(), r);
+  prepare_model(request, model->params(), model->linears(), r);
   const ClipVisionOutput out = model->tower().forward(leaf(request, in, "pixel_values", r));
   if (out.image_embeds) r.outputs.emplace_back("image_embeds", out.image_embeds);
   r.outputs.emplace_back("last_hidden_state", out.last_hidden_state);
@@ -88,7 +88,7 @@ ForwardResult forward_clip(const ForwardRequest& request) {
   std::vector<InputSpec> specs = text_inputs(model->config().text, "texts");
   specs.push_back(pixel_input(model->config().vision, "images"));
   const Inputs in(request.inputs, specs, request.grads);
-  prepare_linears(request, model->linears(), r);
+  prepare_model(request, model->params(), model->linears(), r);
   const Tensor ids = in.at("input_ids");
   const Var embeds = embeds_leaf(request, model->text(), ids, r);
   const ClipOutput out =

@@ -33,7 +33,9 @@ std::vector<std::string> component_names() {
   return names;
 }
 
-void prepare_linears(const ForwardRequest& request, const Linears& linears, ForwardResult& result) {
+void prepare_model(const ForwardRequest& request, Params& params, const Linears& linears,
+                   ForwardResult& result) {
+  params.to(request.device);
   for (Linear* l : linears) {
     if (request.bf16) l->weight.state()->value = l->weight.value().to(DType::bf16);
   }
@@ -49,7 +51,7 @@ void prepare_linears(const ForwardRequest& request, const Linears& linears, Forw
 Var leaf(const ForwardRequest& request, const Inputs& inputs, const std::string& name,
          ForwardResult& result) {
   const bool grad = request.grads && inputs.is_float(name);
-  const Var var(inputs.at(name), grad);
+  const Var var(inputs.at(name).to(request.device), grad);
   if (grad) result.leaves.push_back({name, var});
   return var;
 }
@@ -57,7 +59,7 @@ Var leaf(const ForwardRequest& request, const Inputs& inputs, const std::string&
 void finish(const ForwardRequest& request, const Inputs& inputs, ForwardResult& result) {
   if (!request.grads) return;
   const auto& [name, value] = result.outputs.front();
-  result.grad_output = inputs.grad_output(name, value.shape());
+  result.grad_output = inputs.grad_output(name, value.shape()).to(request.device);
 }
 
 }  // namespace parlo

@@ -18,6 +18,7 @@ struct ForwardRequest {
   std::filesystem::path checkpoint, inputs, adapter;  // adapter may be empty
   bool grads = false;
   bool bf16 = false;  // weights of linears rounded to bf16
+  Device device;
 };
 
 struct ForwardResult {
@@ -40,8 +41,9 @@ std::vector<std::string> component_names();
 
 // --- for the components' own files
 
-// Rounds weights and puts the adapter on, as the request says.
-void prepare_linears(const ForwardRequest& request, const Linears& linears, ForwardResult& result);
+// Moves the model to the device, rounds weights and puts the adapter on, as the request says.
+void prepare_model(const ForwardRequest& request, Params& params, const Linears& linears,
+                   ForwardResult& result);
 // An input as a leaf of the graph.
 Var leaf(const ForwardRequest& request, const Inputs& inputs, const std::string& name,
          ForwardResult& result);

@@ -20,7 +20,7 @@ ForwardResult forward_sd3(const ForwardRequest& request) {
                    {"encoder_hidden_states", Kind::real, {"B", "T", c.joint_attention_dim}},
                    {"pooled_projections", Kind::real, {"B", c.pooled_projection_dim}}},
                   request.grads);
-  prepare_linears(request, model->linears(), r);
+  prepare_model(request, model->params(), model->linears(), r);
   const auto input = [&](const char* name) { return leaf(request, in, name, r); };
   const Var hidden = input("hidden_states"), time = input("timestep"),
             text = input("encoder_hidden_states"), pooled = input("pooled_projections");
