@@ -2,6 +2,7 @@
 option(PARLO_CUDA "Build for CUDA where nvcc is found" OFF)
 option(PARLO_SIMT "Build the CUDA backend to run on a simulated GPU (tests only)" OFF)
 option(PARLO_SIMT_RACE "Simulated GPU: find data races" OFF)
+set(PARLO_SIMT_SEEDS "1;2" CACHE STRING "Simulated GPU: schedules that tests run under, besides 0")
 set(PARLO_CUDA_ARCHITECTURES "80;90a-real" CACHE STRING
     "GPU architectures: 80 (code and PTX for all later ones), 90a-real (Hopper), 120-real, ...")
 
