@@ -4,37 +4,14 @@
 
 #include <algorithm>
 
+#include "kernels/conv_checks.h"
 #include "kernels/matmul.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 namespace {
 
-struct Conv {
-  int64_t batch, in, out, h, w, kh, kw, oh, ow, stride, padding, groups;
-  int64_t col_rows() const { return in / groups * kh * kw; }
-};
-
-Conv check_args(const char* function, const Tensor& x, const Tensor& w, const Tensor& y,
-                const Conv2dArgs& args) {
-  CHECK(x.rank() == 4 && w.rank() == 4, function, ": x has shape ", x.shape(), " and w ", w.shape(),
-        ", expected (B, I, H, W) and (O, I / groups, kh, kw)");
-  Conv c{x.dim(0), x.dim(1), w.dim(0), x.dim(2),    x.dim(3),     w.dim(2),
-         w.dim(3), 0,        0,        args.stride, args.padding, args.groups};
-  CHECK(c.stride >= 1 && c.padding >= 0 && c.groups >= 1, function, ": stride ", c.stride,
-        ", padding ", c.padding, ", groups ", c.groups, ": expected >= 1, >= 0, >= 1");
-  CHECK(c.in % c.groups == 0 && c.out % c.groups == 0 && w.dim(1) == c.in / c.groups, function,
-        ": x has ", c.in, " channels and w has shape ", w.shape(), " in ", c.groups, " groups");
-  CHECK(c.h + 2 * c.padding >= c.kh && c.w + 2 * c.padding >= c.kw, function, ": kernel ", c.kh,
-        " x ", c.kw, " is larger than the padded image of shape ", x.shape());
-  c.oh = (c.h + 2 * c.padding - c.kh) / c.stride + 1;
-  c.ow = (c.w + 2 * c.padding - c.kw) / c.stride + 1;
-  check_shape(function, "y", y, {c.batch, c.out, c.oh, c.ow});
-  CHECK(x.dtype() == w.dtype() && x.dtype() == y.dtype(), function, ": x is ",
-        dtype_name(x.dtype()), ", w is ", dtype_name(w.dtype()), ", y is ", dtype_name(y.dtype()),
-        ": expected one dtype");
-  return c;
-}
+using Conv = ConvSizes;
 
 // Output columns [begin, end) read input columns inside the image for kernel column `at`.
 void inside(const Conv& c, int64_t at, int64_t* begin, int64_t* end) {
@@ -140,7 +117,7 @@ void weight_gradient(const Conv& c, const Tensor& x, const Tensor& dy, const Ten
 
 void conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y,
             const Conv2dArgs& args) {
-  const Conv c = check_args("conv2d", x, w, y, args);
+  const Conv c = check_conv("conv2d", x, w, y, args);
   CHECK(y.is_contiguous(), "conv2d: y is not contiguous");
   if (bias) check_shape("conv2d", "bias", bias, {c.out});
   if (y.numel() == 0) return;
@@ -161,13 +138,8 @@ void conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& 
 
 void conv2d_backward(const Tensor& x, const Tensor& w, const Tensor& dy, const Tensor& dx,
                      const Tensor& dw, const Tensor& dbias, const Conv2dArgs& args) {
-  const Conv c = check_args("conv2d_backward", x, w, dy, args);
-  if (dx) check_shape("conv2d_backward", "dx", dx, x.shape());
-  if (dw) check_shape("conv2d_backward", "dw", dw, w.shape());
-  if (dbias) check_shape("conv2d_backward", "dbias", dbias, {c.out});
-  CHECK((!dx || dx.is_contiguous()) && (!dw || dw.is_contiguous()) &&
-            (!dbias || dbias.is_contiguous()),
-        "conv2d_backward: dx, dw and dbias must be contiguous");
+  const Conv c = check_conv("conv2d_backward", x, w, dy, args);
+  check_conv_outputs(x, w, dx, dw, dbias);
   const Tensor input = x.contiguous(), weight = w.contiguous(), grad = dy.contiguous();
   visit_float(x.dtype(), "conv2d_backward", [&](auto zero) {
     using T = decltype(zero);

@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/gemm.h"
-#include "kernels/matmul.h"
+#include "kernels/matmul_checks.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
@@ -24,37 +24,6 @@ T activate(Activation f, T x) {
       return x / (T(1) + std::exp(-x));
   }
   return x;
-}
-
-void check_contiguous(const char* name, const Tensor& t, const Shape& shape, DType dtype) {
-  check_shape("linear", name, t, shape);
-  CHECK(t.is_contiguous(), "linear: ", name, " is not contiguous, call contiguous() first");
-  CHECK(t.dtype() == dtype, "linear: ", name, " is ", dtype_name(t.dtype()), ", expected ",
-        dtype_name(dtype), "; convert with Tensor::to");
-}
-
-void check_args(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
-  CHECK(x.defined() && w.defined() && y.defined(), "linear: x, w or y is undefined");
-  CHECK(x.rank() == 2 && w.rank() == 2, "linear: x has shape ", x.shape(), " and w ", w.shape(),
-        ", expected (rows, K) and (N, K)");
-  const int64_t rows = x.dim(0), k = x.dim(1), n = w.dim(0);
-  const DType dtype = x.dtype();
-  check_contiguous("x", x, {rows, k}, dtype);
-  const bool widened = dtype == DType::f32 && w.dtype() == DType::bf16;
-  check_contiguous("w", w, {n, k}, widened ? DType::bf16 : dtype);
-  check_contiguous("y", y, {rows, n}, dtype);
-  if (args.bias) check_shape("linear", "bias", args.bias, {n});
-  if (args.pre_activation)
-    check_contiguous("pre_activation", args.pre_activation, {rows, n}, dtype);
-  if (args.residual) check_contiguous("residual", args.residual, {rows, n}, dtype);
-  if (!args.low_rank) return;
-  const LowRank& low = *args.low_rank;
-  CHECK(low.a.defined() && low.b.defined(), "linear: low rank a or b is undefined");
-  CHECK(low.a.rank() == 2, "linear: low rank a has shape ", low.a.shape(), ", expected (r, K)");
-  const int64_t r = low.a.dim(0);
-  check_shape("linear", "low rank a", low.a, {r, k});
-  check_shape("linear", "low rank b", low.b, {n, r});
-  if (low.down) check_contiguous("low rank down", low.down, {rows, r}, dtype);
 }
 
 template <class T>
@@ -110,7 +79,7 @@ void linear_f32(const Tensor& x, const Tensor& w, const Tensor& y, const LinearA
 }  // namespace
 
 void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
-  check_args(x, w, y, args);
+  check_linear(x, w, y, args);
   if (y.numel() == 0 && !args.low_rank) return;
   const DType dtype = x.dtype();
   LinearArgs ready = args;

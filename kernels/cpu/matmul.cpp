@@ -1,38 +1,14 @@
-// Batched matmul: checks, broadcast of the leading axes, one gemm a batch entry.
+// Batched matmul: broadcast of the leading axes, one gemm a batch entry.
 #include "kernels/matmul.h"
 
 #include <algorithm>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/matmul_checks.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 namespace {
-
-void check_operand(const char* name, const Tensor& t, const Tensor& c) {
-  CHECK(t.defined(), "matmul: ", name, " is undefined");
-  CHECK(t.rank() >= 2, "matmul: ", name, " has shape ", t.shape(), ", expected at least 2 axes");
-  CHECK(t.dtype() == c.dtype(), "matmul: ", name, " is ", dtype_name(t.dtype()), ", c is ",
-        dtype_name(c.dtype()), "; convert with Tensor::to");
-  CHECK(t.dim(-1) <= 1 || t.strides()[-1] == 1, "matmul: the last axis of ", name, " with shape ",
-        t.shape(), " has stride ", t.strides()[-1], ", expected 1; call contiguous()");
-  CHECK(t.rank() <= c.rank(), "matmul: ", name, " has shape ", t.shape(),
-        ", c has fewer axes: ", c.shape());
-  for (int i = 3; i <= t.rank(); ++i) {
-    CHECK(t.dim(-i) == 1 || t.dim(-i) == c.dim(-i), "matmul: leading axes of ", name,
-          " with shape ", t.shape(), " do not broadcast to c with shape ", c.shape());
-  }
-}
-
-void check_sizes(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Tensor& c) {
-  const int64_t m = a.dim(trans_a ? -1 : -2), k = a.dim(trans_a ? -2 : -1);
-  const int64_t n = b.dim(trans_b ? -2 : -1), k_of_b = b.dim(trans_b ? -1 : -2);
-  CHECK(k == k_of_b, "matmul: a has shape ", a.shape(), trans_a ? " (transposed)" : "",
-        ", b has shape ", b.shape(), trans_b ? " (transposed)" : "", ": inner sizes ", k, " and ",
-        k_of_b, " differ");
-  CHECK(c.dim(-2) == m && c.dim(-1) == n, "matmul: c has shape ", c.shape(), ", expected (..., ", m,
-        ", ", n, ")");
-}
 
 // Offset of batch entry `index` of c's leading axes within t.
 int64_t batch_offset(const Tensor& t, const Tensor& c, int64_t index) {
@@ -43,25 +19,6 @@ int64_t batch_offset(const Tensor& t, const Tensor& c, int64_t index) {
     if (i <= t.rank() && t.dim(-i) != 1) offset += at * t.strides()[-i];
   }
   return offset;
-}
-
-int64_t batch_count(const Tensor& t) {
-  int64_t count = 1;
-  for (int i = 3; i <= t.rank(); ++i) count *= t.dim(-i);
-  return count;
-}
-
-// Do all rows of t, over all leading axes, lie at one distance from each other?
-bool rows_are_uniform(const Tensor& t, int64_t* distance) {
-  *distance = t.dim(-2) > 1 ? t.strides()[-2] : 0;
-  int64_t rows = t.dim(-2);
-  for (int i = 3; i <= t.rank(); ++i) {
-    if (t.dim(-i) == 1) continue;
-    if (rows == 1) *distance = t.strides()[-i];
-    if (t.strides()[-i] != rows * *distance) return false;
-    rows *= t.dim(-i);
-  }
-  return true;
 }
 
 template <class T>
@@ -77,9 +34,9 @@ void run(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Ten
   if (trans_a) std::swap(g.a_row, g.a_col);
   if (trans_b) std::swap(g.b_row, g.b_col);
   g.alpha = alpha, g.beta = beta;
-  const int64_t batches = batch_count(c);
+  const int64_t batches = matmul_batches(c);
   int64_t a_distance = 0, c_distance = 0;
-  if (batches > 1 && !trans_a && batch_count(b) == 1 && batch_count(a) == batches &&
+  if (batches > 1 && !trans_a && matmul_batches(b) == 1 && matmul_batches(a) == batches &&
       rows_are_uniform(a, &a_distance) && rows_are_uniform(c, &c_distance)) {
     g.m *= batches, g.a_row = a_distance, g.c_row = c_distance;
     return gemm(g);
@@ -101,11 +58,7 @@ void run(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Ten
 
 void matmul(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Tensor& c,
             double alpha, double beta) {
-  CHECK(c.defined(), "matmul: c is undefined");
-  check_operand("c", c, c);
-  check_operand("a", a, c);
-  check_operand("b", b, c);
-  check_sizes(a, trans_a, b, trans_b, c);
+  check_matmul(a, trans_a, b, trans_b, c);
   if (c.numel() == 0) return;
   visit_float(c.dtype(), "matmul", [&](auto zero) {
     using T = decltype(zero);
