@@ -154,10 +154,11 @@ AdapterFile MapReduce::train(const Expert& expert, FlowModel& model) {
     return read_adapter(done);
   }
 
-  const RandomKey key = RandomKey(config_.seed)
-                            .fold("lora")
-                            .fold(static_cast<uint64_t>(expert.iteration))
-                            .fold(expert.name);
+  // A mean of factors only means something when all experts start from one A, as the published
+  // jobs do, which draw it from the same seed.
+  const RandomKey start =
+      RandomKey(config_.seed).fold("lora").fold(static_cast<uint64_t>(expert.iteration));
+  const RandomKey key = config_.factor_mean ? start : start.fold(expert.name);
   LoraAdapter adapter = live_.modules.empty()
                             ? LoraAdapter::create(model.linears(), config_.lora, key)
                             : LoraAdapter::from_file(model.linears(), copy_of(live_));

@@ -38,7 +38,8 @@ struct MapReduceConfig {
   std::vector<double> weights;   // merge weights, empty: uniform; normalised to sum 1
   int64_t weight_grid = 0;       // > 0: score merges on a simplex grid of that many intervals too
   bool choose_weights = false;   // merge with the grid's best hypervolume instead of `weights`
-  bool factor_mean = false;      // the published code's merge: average A and B, never fold
+  bool factor_mean = false;      // the published code's merge: one A for all experts,
+                                 // A and B averaged apart, never folded
   bool rollback = false;         // keep the old base when the merge loses hypervolume or is worse
   bool anchor_base = false;      // KL reference: theta_0 instead of theta_k
   bool morl_mixed_data = false;  // each prompt scored by its own reward only (MORL-D)

@@ -123,6 +123,10 @@ TEST_CASE("factor-mean mode averages A and B and goes on from there") {
     };
     check_close(pair.a, mean_of(red.modules.at(name).a, green.modules.at(name).a), 1e-6);
     check_close(pair.b, mean_of(red.modules.at(name).b, green.modules.at(name).b), 1e-6);
+    // Both began with one A, which two small steps leave in place.
+    const Tensor apart = early.modules.at(name).a.clone();
+    add_scaled(apart, -1.0, other.modules.at(name).a);
+    CHECK(sum_squares(apart) < 0.05 * sum_squares(other.modules.at(name).a));
     // The second experts are two small steps from the first mean.
     const Tensor start = mean_of(early.modules.at(name).a, other.modules.at(name).a);
     size += sum_squares(start);
