@@ -7,26 +7,11 @@
 #include "kernels/cpu/isa/elementwise_isa.h"
 #include "kernels/cpu/isa/isa.h"
 #include "kernels/elementwise.h"
+#include "kernels/gate_checks.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 namespace {
-
-struct GateShape {
-  int64_t rows, columns, groups, rows_per_group;
-};
-
-GateShape check_gate(std::string_view function, const Tensor& gate, const Tensor& y) {
-  const int64_t C = columns_of(function, y);
-  const int64_t rows = C ? y.numel() / C : 0;
-  const bool matrix = gate.defined() && gate.dtype() == y.dtype() && gate.rank() == 2 &&
-                      gate.dim(1) == C && (gate.strides()[1] == 1 || C <= 1);
-  const int64_t G = matrix ? gate.dim(0) : 0;
-  CHECK(matrix && (G ? rows % G == 0 : rows == 0), function, ": gate has shape ",
-        gate.defined() ? to_string(gate.shape()) : "(nothing)", ", expected [G, ", C,
-        "] with unit column stride and G dividing ", rows, " rows");
-  return {rows, C, G, G ? std::max<int64_t>(1, rows / G) : 1};
-}
 
 template <class T>
 void gate_row(const T* residual, const T* gate, const T* y, T* out, int64_t n) {
@@ -48,7 +33,7 @@ void gate_backward_row(const T* gate, const T* y, const T* dout, T* dgate, T* dy
 }  // namespace
 
 void gate_residual(const Tensor& residual, const Tensor& gate, const Tensor& y, const Tensor& out) {
-  const GateShape s = check_gate("gate_residual", gate, y);
+  const GateShape s = check_gate("gate_residual", gate, y, y.dtype());
   check_operand("gate_residual", "y", y, y.dtype(), y.numel());
   check_operand("gate_residual", "residual", residual, y.dtype(), y.numel());
   check_output("gate_residual", "out", out, y.dtype(), y.numel());
@@ -67,7 +52,7 @@ void gate_residual(const Tensor& residual, const Tensor& gate, const Tensor& y, 
 void gate_residual_backward(const Tensor& gate, const Tensor& y, const Tensor& dout,
                             const Tensor& dgate, const Tensor& dy) {
   const char* name = "gate_residual_backward";
-  const GateShape s = check_gate(name, gate, dout);
+  const GateShape s = check_gate(name, gate, dout, dout.dtype());
   check_operand(name, "dout", dout, gate.dtype(), s.rows * s.columns);
   if (dgate) {
     check_operand(name, "y", y, gate.dtype(), s.rows * s.columns);

@@ -14,6 +14,7 @@
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/isa/norm_isa.h"
+#include "kernels/norm_checks.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
@@ -94,37 +95,6 @@ auto loops() {
   }
 }
 
-struct NormShape {
-  int64_t rows = 0, columns = 0, groups = 1;
-};
-
-int64_t groups_of(std::string_view function, std::string_view name, const Tensor& t, DType dtype,
-                  const NormShape& shape) {
-  CHECK(t.dtype() == dtype && t.rank() == 2 && t.dim(1) == shape.columns &&
-            (t.dim(0) ? shape.rows % t.dim(0) == 0 : shape.rows == 0) &&
-            (t.strides()[1] == 1 || t.dim(1) <= 1),
-        function, ": ", name, " has shape ", t.shape(), ", expected [G, ", shape.columns,
-        "] with unit column stride and G dividing ", shape.rows, " rows");
-  return t.dim(0);
-}
-
-NormShape check_norm(std::string_view function, const Tensor& x, const NormParams& p) {
-  NormShape shape;
-  shape.columns = columns_of(function, x);
-  shape.rows = shape.columns ? x.numel() / shape.columns : 0;
-  check_operand(function, "x", x, x.dtype(), x.numel());
-  if (p.weight) check_operand(function, "weight", p.weight, x.dtype(), shape.columns);
-  if (p.bias) check_operand(function, "bias", p.bias, x.dtype(), shape.columns);
-  if (p.scale) shape.groups = groups_of(function, "scale", p.scale, x.dtype(), shape);
-  if (p.shift) {
-    const int64_t groups = groups_of(function, "shift", p.shift, x.dtype(), shape);
-    CHECK(!p.scale || groups == shape.groups, function, ": scale has ", shape.groups,
-          " rows, shift ", groups);
-    shape.groups = groups;
-  }
-  return shape;
-}
-
 // Gain and offset of one group; points at weight and bias where they need no folding.
 template <class T>
 class Affine {
@@ -168,7 +138,7 @@ class Affine {
 struct Blocks {
   int64_t rows_per_group, rows, per_group, count, grain;
   explicit Blocks(const NormShape& s)
-      : rows_per_group(std::max<int64_t>(1, s.rows / s.groups)),
+      : rows_per_group(s.rows_per_group()),
         rows(std::min(rows_per_group, row_grain(s.columns))),
         per_group(ceil_div(rows_per_group, rows)),
         count(s.groups * per_group),
@@ -247,24 +217,6 @@ void combine(const NormShape& shape, const NormParams& p, const Tensor& dy_xhat,
   }
   if (grads.dweight) write(dweight, grads.dweight.data<T>());
   if (grads.dbias) write(dbias, grads.dbias.data<T>());
-}
-
-void check_grads(std::string_view function, const Tensor& x, const NormShape& shape,
-                 const NormGrads& g) {
-  const DType dtype = x.dtype();
-  if (g.dx) check_output(function, "dx", g.dx, dtype, x.numel());
-  if (g.dweight) check_output(function, "dweight", g.dweight, dtype, shape.columns);
-  if (g.dbias) check_output(function, "dbias", g.dbias, dtype, shape.columns);
-  const int64_t modulation = shape.groups * shape.columns;
-  if (g.dscale) check_output(function, "dscale", g.dscale, dtype, modulation);
-  if (g.dshift) check_output(function, "dshift", g.dshift, dtype, modulation);
-}
-
-bool zero_if_empty(const Tensor& x, const NormGrads& g) {
-  if (x.numel() > 0) return false;
-  for (const Tensor* t : {&g.dweight, &g.dbias, &g.dscale, &g.dshift})
-    if (*t) t->fill(0);
-  return true;
 }
 
 }  // namespace

@@ -7,31 +7,11 @@
 
 #include "kernels/cpu/checks.h"
 #include "kernels/norm.h"
+#include "kernels/norm_checks.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 namespace {
-
-struct GroupShape {
-  int64_t batch, channels, positions, groups;
-  int64_t group_channels() const { return channels / groups; }
-  int64_t group_size() const { return group_channels() * positions; }
-};
-
-GroupShape check_group_norm(std::string_view function, const Tensor& x, int64_t groups,
-                            const NormParams& p) {
-  CHECK(x.defined() && x.rank() >= 2, function, ": expected x [B, C, S]");
-  const int64_t B = x.dim(0), C = x.dim(1);
-  CHECK(groups >= 1 && C % groups == 0, function, ": ", C, " channels do not split into ", groups,
-        " groups");
-  check_operand(function, "x", x, x.dtype(), x.numel());
-  if (p.weight) check_operand(function, "weight", p.weight, x.dtype(), C);
-  if (p.bias) check_operand(function, "bias", p.bias, x.dtype(), C);
-  CHECK(!p.scale && !p.shift, function, ": scale and shift are not supported");
-  int64_t positions = 1;
-  for (int i = 2; i < x.rank(); ++i) positions *= x.dim(i);
-  return {B, C, positions, groups};
-}
 
 template <class T>
 void normalise_group(const GroupShape& s, const T* x, const T* weight, const T* bias, double mean,
@@ -119,13 +99,7 @@ void group_backward(const GroupShape& s, const T* x, const T* weight, double mea
 void group_norm_backward(const Tensor& x, int64_t groups, const NormParams& p, const Tensor& mean,
                          const Tensor& rstd, const Tensor& dy, const NormGrads& grads) {
   const char* name = "group_norm_backward";
-  const GroupShape s = check_group_norm(name, x, groups, p);
-  check_operand(name, "mean", mean, x.dtype(), s.batch * groups);
-  check_operand(name, "rstd", rstd, x.dtype(), s.batch * groups);
-  check_operand(name, "dy", dy, x.dtype(), x.numel());
-  if (grads.dx) check_output(name, "dx", grads.dx, x.dtype(), x.numel());
-  if (grads.dweight) check_output(name, "dweight", grads.dweight, x.dtype(), s.channels);
-  if (grads.dbias) check_output(name, "dbias", grads.dbias, x.dtype(), s.channels);
+  const GroupShape s = check_group_norm_backward(name, x, groups, p, mean, rstd, dy, grads);
   visit_float(x.dtype(), name, [&](auto type) {
     using T = decltype(type);
     const T* weight = data_or_null<T>(p.weight);

@@ -2,6 +2,7 @@
 #include "kernels/rope.h"
 
 #include "kernels/cpu/checks.h"
+#include "kernels/rope_checks.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
@@ -25,24 +26,12 @@ void rotate_halves(const T* x, const T* cos, const T* sin, T sign, int64_t half,
   }
 }
 
-void check_heads(std::string_view name, const Tensor& t) {
-  CHECK(t.defined() && t.rank() == 4 && t.dim(3) % 2 == 0 && (t.strides()[3] == 1 || !t.numel()),
-        "rope: ", name, " has shape ", t.defined() ? to_string(t.shape()) : "(nothing)",
-        ", expected [B, T, H, D] with even D and unit stride");
-}
-
 }  // namespace
 
 void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, RopeStyle style, bool inverse,
           const Tensor& y) {
-  check_heads("x", x);
-  check_heads("y", y);
-  check_shape("rope", "y", y, x.shape());
-  CHECK(x.dtype() == y.dtype() && !y.read_only(), "rope: y needs dtype ", dtype_name(x.dtype()),
-        " and writable memory");
+  check_rope(x, cos, sin, y, x.dtype());
   const int64_t B = x.dim(0), steps = x.dim(1), H = x.dim(2), half = x.dim(3) / 2;
-  check_operand("rope", "cos", cos, x.dtype(), steps * half);
-  check_operand("rope", "sin", sin, x.dtype(), steps * half);
   visit_float(x.dtype(), "rope", [&](auto type) {
     using T = decltype(type);
     const T sign = inverse ? T{-1} : T{1};
