@@ -3,6 +3,8 @@
 //   p = p - lr * (weight_decay * p + (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps))
 #pragma once
 
+#include <span>
+
 #include "tensor/tensor.h"
 
 namespace parlo {
@@ -17,6 +19,14 @@ struct AdamWStep {
   int64_t step = 1;         // t, starting at 1
 };
 
+// One tensor of a model in training, all of one shape.
+struct AdamWTensor {
+  Tensor param;
+  Tensor grad;  // undefined: only the average moves
+  Tensor m, v;
+  Tensor average;  // undefined: none is kept
+};
+
 namespace cpu {
 
 // All tensors contiguous and of one dtype (f32 or f64); updates param, m, v in place.
@@ -25,11 +35,19 @@ void adamw(const Tensor& param, const Tensor& grad, const Tensor& m, const Tenso
 // average = decay * average + (1 - decay) * param.
 void ema(const Tensor& average, const Tensor& param, double decay);
 
+// adamw, then ema, of every tensor; one kernel on a GPU. Clipping is step.grad_scale.
+void adamw_all(std::span<const AdamWTensor> tensors, const AdamWStep& step, double decay);
+// Sum of squares of all gradients, the square of the norm to clip; one kernel and one copy on a
+// GPU.
+double grad_squares(std::span<const AdamWTensor> tensors);
+
 }  // namespace cpu
 
-// The same on a GPU: kernels/cuda.
+// The same on a GPU: kernels/cuda. All tensors are f32: v would stop decaying in bf16.
 namespace cuda {
 decltype(cpu::adamw) adamw;
 decltype(cpu::ema) ema;
+decltype(cpu::adamw_all) adamw_all;
+decltype(cpu::grad_squares) grad_squares;
 }  // namespace cuda
 }  // namespace parlo

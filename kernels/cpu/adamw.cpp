@@ -7,6 +7,7 @@
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/isa/adamw_isa.h"
 #include "kernels/cpu/isa/isa.h"
+#include "kernels/reduce.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
@@ -80,6 +81,21 @@ void ema(const Tensor& average, const Tensor& param, double decay) {
       average_range(weight, from + begin, to + begin, end - begin);
     });
   });
+}
+
+void adamw_all(std::span<const AdamWTensor> tensors, const AdamWStep& step, double decay) {
+  for (const AdamWTensor& t : tensors) {
+    if (t.grad) adamw(t.param, t.grad, t.m, t.v, step);
+    if (t.average) ema(t.average, t.param, decay);
+  }
+}
+
+double grad_squares(std::span<const AdamWTensor> tensors) {
+  double sum = 0;
+  for (const AdamWTensor& t : tensors) {
+    if (t.grad) sum += sum_squares(t.grad);
+  }
+  return sum;
 }
 
 }  // namespace parlo::cpu

@@ -1,5 +1,6 @@
 // out = a (op) b over strided views: neighbouring axes are merged, then rows of the last axis run
 // with unit, zero (broadcast) or any other steps.
+#include "kernels/binary_walk.h"
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/isa/elementwise_isa.h"
 #include "kernels/cpu/isa/isa.h"
@@ -28,30 +29,6 @@ T apply(Binary f, T a, T b) {
   return a;
 }
 
-struct Walk {
-  Shape shape, a, b;
-};
-
-// Drops axes of size 1 and merges neighbours that both operands step through evenly.
-Walk simplify(const Shape& shape, const Shape& a, const Shape& b) {
-  Walk w;
-  for (int i = 0; i < shape.rank(); ++i) {
-    if (shape[i] == 1) continue;
-    const int last = w.shape.rank() - 1;
-    if (last >= 0 && w.a[last] == shape[i] * a[i] && w.b[last] == shape[i] * b[i]) {
-      w.shape[last] *= shape[i];
-      w.a[last] = a[i];
-      w.b[last] = b[i];
-    } else {
-      w.shape.push_back(shape[i]);
-      w.a.push_back(a[i]);
-      w.b.push_back(b[i]);
-    }
-  }
-  if (w.shape.rank() == 0) w = {{1}, {0}, {0}};
-  return w;
-}
-
 template <class T>
 void binary_row(Binary f, const T* a, int64_t a_step, const T* b, int64_t b_step, T* out,
                 int64_t n) {
@@ -64,7 +41,7 @@ void binary_row(Binary f, const T* a, int64_t a_step, const T* b, int64_t b_step
 
 // Elements [begin, end) of out.
 template <class T>
-void binary_range(Binary f, const Walk& w, const T* a, const T* b, T* out, int64_t begin,
+void binary_range(Binary f, const BinaryWalk& w, const T* a, const T* b, T* out, int64_t begin,
                   int64_t end) {
   const int last = w.shape.rank() - 1;
   const int64_t n = w.shape[last];
@@ -87,14 +64,9 @@ void binary_range(Binary f, const Walk& w, const T* a, const T* b, T* out, int64
 }  // namespace
 
 void binary(Binary f, const Tensor& a, const Tensor& b, const Tensor& out) {
-  check_output("binary", "out", out, out.dtype(), out.numel());
-  check_shape("binary", "a", a, out.shape());
-  check_shape("binary", "b", b, out.shape());
-  CHECK(a.dtype() == out.dtype() && b.dtype() == out.dtype(),
-        "binary: dtypes differ: ", dtype_name(a.dtype()), ", ", dtype_name(b.dtype()), " -> ",
-        dtype_name(out.dtype()));
+  check_binary(a, b, out);
   if (out.numel() == 0) return;
-  const Walk w = simplify(out.shape(), a.strides(), b.strides());
+  const BinaryWalk w = simplify_binary(out.shape(), a.strides(), b.strides());
   visit_float(out.dtype(), "binary", [&](auto type) {
     using T = decltype(type);
     const T *pa = a.data<T>(), *pb = b.data<T>();

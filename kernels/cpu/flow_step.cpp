@@ -11,6 +11,7 @@
 #include "kernels/cpu/isa/flow_step_isa.h"
 #include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/random_fill.h"
+#include "kernels/flow_checks.h"
 #include "tensor/parallel.h"
 
 namespace parlo {
@@ -52,21 +53,6 @@ FlowCoefficients flow_coefficients(FlowNoise noise, double s, double s_next, dou
 
 namespace cpu {
 namespace {
-
-constexpr int64_t kBlock = 4096;
-
-struct FlowShape {
-  int64_t batch, size, blocks;  // [B, D], blocks per sample
-};
-
-FlowShape check_flow(std::string_view function, const Tensor& x, const Tensor& v) {
-  CHECK(x.defined() && x.rank() >= 1, function, ": expected x [B, D]");
-  check_operand(function, "x", x, x.dtype(), x.numel());
-  check_operand(function, "v", v, x.dtype(), x.numel());
-  const int64_t B = x.dim(0), D = B ? x.numel() / B : 0;
-  CHECK(B == 0 || D > 0, function, ": samples of shape ", x.shape(), " are empty");
-  return {B, D, ceil_div(D, kBlock)};
-}
 
 // The f64 loops; f32 goes to isa/flow_step.cpp, which does the same.
 double mean_at(const FlowBlock<double>& b, int64_t i) {
@@ -114,11 +100,11 @@ void for_blocks(const FlowCoefficients& c, const FlowShape& s, const Tensor& x, 
                 Body&& body) {
   const T cx = static_cast<T>(c.cx), cv = static_cast<T>(c.cv);
   parallel_for(
-      s.batch * s.blocks, row_grain(std::min(s.size, kBlock)), [&](int64_t begin, int64_t end) {
+      s.batch * s.blocks, row_grain(std::min(s.size, kFlowBlock)), [&](int64_t begin, int64_t end) {
         for (int64_t k = begin; k < end; ++k) {
-          const int64_t first = k % s.blocks * kBlock;
+          const int64_t first = k % s.blocks * kFlowBlock;
           const int64_t offset = k / s.blocks * s.size + first;
-          const int64_t n = std::min(kBlock, s.size - first);
+          const int64_t n = std::min(kFlowBlock, s.size - first);
           body(FlowBlock<T>{cx, cv, x.data<T>() + offset, v.data<T>() + offset, n}, k, offset);
         }
       });
@@ -148,14 +134,8 @@ void write_log_probs(const FlowCoefficients& c, const FlowShape& s,
 
 void flow_step(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const RandomKey* keys,
                const Tensor& next, const Tensor& log_prob, const Tensor& mean) {
-  const FlowShape s = check_flow("flow_step", x, v);
-  check_output("flow_step", "next", next, x.dtype(), x.numel());
-  CHECK(next.raw() != x.raw() && next.raw() != v.raw(),
-        "flow_step: next must not share the memory of x or v");
-  check_output("flow_step", "log_prob", log_prob, x.dtype(), s.batch);
-  if (mean) check_output("flow_step", "mean", mean, x.dtype(), x.numel());
+  const FlowShape s = check_flow_step(c, x, v, keys, next, log_prob, mean, x.dtype());
   const bool noisy = c.noise != FlowNoise::ode;
-  CHECK(!noisy || keys || s.batch == 0, "flow_step: a noisy step needs one key per sample");
   visit_float(x.dtype(), "flow_step", [&](auto type) {
     using T = decltype(type);
     const auto loop = loops<T>();
@@ -164,7 +144,7 @@ void flow_step(const FlowCoefficients& c, const Tensor& x, const Tensor& v, cons
       T* to = next.data<T>() + offset;
       if (mean) loop.mean(b, mean.data<T>() + offset);
       if (!noisy) return loop.mean(b, to);
-      float z[kBlock];
+      float z[kFlowBlock];
       fill_normal(keys[k / s.blocks], offset - k / s.blocks * s.size, z, b.n);
       loop.noise(b, static_cast<T>(c.std), z, to);
       partial[static_cast<size_t>(k)] = loop.residual(b, to);
@@ -175,9 +155,7 @@ void flow_step(const FlowCoefficients& c, const Tensor& x, const Tensor& v, cons
 
 void flow_log_prob(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const Tensor& next,
                    const Tensor& log_prob) {
-  const FlowShape s = check_flow("flow_log_prob", x, v);
-  check_operand("flow_log_prob", "next", next, x.dtype(), x.numel());
-  check_output("flow_log_prob", "log_prob", log_prob, x.dtype(), s.batch);
+  const FlowShape s = check_flow_log_prob(x, v, next, log_prob, x.dtype());
   visit_float(x.dtype(), "flow_log_prob", [&](auto type) {
     using T = decltype(type);
     const auto loop = loops<T>();
@@ -217,33 +195,14 @@ SampleLoss sample_loss(const FlowCoefficients& c, const FlowLossArgs& args, doub
   return out;
 }
 
-void check_loss(const FlowCoefficients& c, const FlowShape& s, const Tensor& x, const Tensor& next,
-                const Tensor& old_log_prob, const Tensor& advantage, const Tensor& v_ref,
-                const FlowLossArgs& args) {
-  const char* name = "flow_loss";
-  CHECK(c.noise != FlowNoise::ode, name, ": an ode step has no probability to train");
-  check_operand(name, "next", next, x.dtype(), x.numel());
-  check_operand(name, "old_log_prob", old_log_prob, x.dtype(), s.batch);
-  check_operand(name, "advantage", advantage, x.dtype(), s.batch);
-  CHECK(args.kl_beta == 0 || v_ref.defined(), name, ": kl_beta ", args.kl_beta,
-        " needs the reference velocity v_ref");
-  if (v_ref) check_operand(name, "v_ref", v_ref, x.dtype(), x.numel());
-  CHECK(args.kl_beta == 0 || c.std > 0, name,
-        ": the last step has no noise, so its KL is undefined; train earlier steps");
-}
-
 }  // namespace
 
 void flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const Tensor& next,
                const Tensor& old_log_prob, const Tensor& advantage, const Tensor& v_ref,
                const FlowLossArgs& args, const Tensor& loss, const Tensor& ratio, const Tensor& kl,
                const Tensor& dv) {
-  const FlowShape s = check_flow("flow_loss", x, v);
-  check_loss(c, s, x, next, old_log_prob, advantage, v_ref, args);
-  check_output("flow_loss", "loss", loss, x.dtype(), s.batch);
-  check_output("flow_loss", "ratio", ratio, x.dtype(), s.batch);
-  check_output("flow_loss", "kl", kl, x.dtype(), s.batch);
-  if (dv) check_output("flow_loss", "dv", dv, x.dtype(), x.numel());
+  const FlowShape s = check_flow_loss(c, x, v, next, old_log_prob, advantage, v_ref, args, loss,
+                                      ratio, kl, dv, x.dtype());
   visit_float(x.dtype(), "flow_loss", [&](auto type) {
     using T = decltype(type);
     const auto loop = loops<T>();

@@ -4,39 +4,18 @@
 #include <cstring>
 
 #include "kernels/cpu/checks.h"
+#include "kernels/layout_checks.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 
 void concat(std::span<const Tensor> parts, int axis, const Tensor& out) {
-  CHECK(out.defined(), "concat: out is missing");
-  if (axis < 0) axis += out.rank();
-  CHECK(axis >= 0 && axis < out.rank(), "concat: axis ", axis, " does not fit shape ", out.shape());
-  int64_t at = 0;
-  for (const Tensor& part : parts) {
-    CHECK(part.defined() && part.rank() == out.rank() && part.dtype() == out.dtype(),
-          "concat: parts need rank ", out.rank(), " and dtype ", dtype_name(out.dtype()));
-    const int64_t size = part.dim(axis);
-    Shape expected = out.shape();
-    expected[axis] = size;
-    check_shape("concat", "part", part, expected);
-    CHECK(at + size <= out.dim(axis), "concat: parts do not fit into ", out.shape());
-    out.slice(axis, at, at + size).copy_from(part);
-    at += size;
-  }
-  CHECK(at == out.dim(axis), "concat: parts have ", at, " along axis ", axis, ", out has ",
-        out.shape());
+  concat_parts(parts, axis, out);
 }
 
 namespace {
 
-void check_rows(std::string_view function, const Tensor& table, const Tensor& index,
-                const Tensor& rows) {
-  CHECK(table.defined() && table.rank() == 2, function, ": expected table [V, C]");
-  check_operand(function, "table", table, table.dtype(), table.numel());
-  CHECK(index.defined(), function, ": index is missing");
-  check_operand(function, "index", index, DType::i64, index.numel());
-  check_operand(function, "rows", rows, table.dtype(), index.numel() * table.dim(1));
+void check_indices(std::string_view function, const Tensor& table, const Tensor& index) {
   const int64_t V = table.dim(0);
   for (int64_t i : index.span<int64_t>())
     CHECK(i >= 0 && i < V, function, ": index ", i, " is outside [0, ", V, ")");
@@ -46,6 +25,7 @@ void check_rows(std::string_view function, const Tensor& table, const Tensor& in
 
 void gather_rows(const Tensor& table, const Tensor& index, const Tensor& out) {
   check_rows("gather_rows", table, index, out);
+  check_indices("gather_rows", table, index);
   const int64_t C = table.dim(1);
   const size_t bytes = static_cast<size_t>(C) * dtype_size(table.dtype());
   const int64_t* from = index.data<int64_t>();
@@ -61,6 +41,7 @@ void gather_rows(const Tensor& table, const Tensor& index, const Tensor& out) {
 
 void scatter_add_rows(const Tensor& rows, const Tensor& index, const Tensor& table) {
   check_rows("scatter_add_rows", table, index, rows);
+  check_indices("scatter_add_rows", table, index);
   CHECK(!table.read_only(), "scatter_add_rows: table is a read-only mapping");
   const int64_t C = table.dim(1), n = index.numel();
   visit_float(table.dtype(), "scatter_add_rows", [&](auto type) {
@@ -78,24 +59,6 @@ void scatter_add_rows(const Tensor& rows, const Tensor& index, const Tensor& tab
     });
   });
 }
-
-namespace {
-
-// x as [B, h, w, (p, p, C) or (C, p, p)]: the order of the tokens' elements.
-Tensor patches_of(std::string_view function, const Tensor& x, int64_t p, bool channel_last,
-                  const Tensor& tokens) {
-  CHECK(x.defined() && x.rank() == 4 && p >= 1 && x.dim(2) % p == 0 && x.dim(3) % p == 0, function,
-        ": expected x [B, C, H, W] with H and W multiples of ", p, ", got ",
-        x.defined() ? to_string(x.shape()) : "(nothing)");
-  check_operand(function, "x", x, x.dtype(), x.numel());
-  const int64_t B = x.dim(0), C = x.dim(1), h = x.dim(2) / p, w = x.dim(3) / p;
-  check_operand(function, "tokens", tokens, x.dtype(), x.numel());
-  check_shape(function, "tokens", tokens, {B, h * w, p * p * C});
-  const Tensor split = x.view({B, C, h, p, w, p});
-  return channel_last ? split.permute({0, 2, 4, 3, 5, 1}) : split.permute({0, 2, 4, 1, 3, 5});
-}
-
-}  // namespace
 
 void patchify(const Tensor& x, int64_t patch, bool channel_last, const Tensor& tokens) {
   const Tensor patches = patches_of("patchify", x, patch, channel_last, tokens);

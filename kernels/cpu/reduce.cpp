@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/cpu/checks.h"
+#include "kernels/sum_plan.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
@@ -31,26 +32,6 @@ double chunked_sum(int64_t n, Value&& value) {
   double sum = 0;
   for (double p : partial) sum += p;
   return sum;
-}
-
-// Axes merged into alternating runs of kept and summed ones.
-struct Run {
-  int64_t size;
-  bool summed;
-};
-
-std::vector<Run> runs_of(const Shape& in, const Shape& out) {
-  std::vector<Run> runs;
-  for (int i = 0; i < in.rank(); ++i) {
-    if (in[i] == 1) continue;
-    const bool summed = out[i] == 1;
-    if (!runs.empty() && runs.back().summed == summed) {
-      runs.back().size *= in[i];
-    } else {
-      runs.push_back({in[i], summed});
-    }
-  }
-  return runs;
 }
 
 // to[r] = sum of row r of from [rows, n].
@@ -96,50 +77,33 @@ void sum_columns(const T* from, int64_t outer, int64_t m, int64_t n, Out* to) {
     }
 }
 
-// Sums the innermost summed run; intermediate results are f64.
+// Intermediate results are f64.
 template <class T, class Out>
-void sum_runs(const T* from, std::vector<Run> runs, Out* to) {
-  const auto is_summed = [](const Run& r) { return r.summed; };
-  const int64_t left = std::count_if(runs.begin(), runs.end(), is_summed);
-  const bool rows = runs.back().summed;
-  const size_t at = runs.size() - (rows ? 1 : 2);
-  const int64_t n = rows ? runs[at].size : runs[at + 1].size;
-  int64_t outer = 1;
-  for (size_t i = 0; i < at; ++i) outer *= runs[i].size;
-  const auto pass = [&](auto* target) {
-    if (rows) {
-      sum_rows(from, outer, n, target);
+void run_passes(const T* from, std::span<const SumPass> passes, Out* to) {
+  const SumPass& p = passes.front();
+  const auto run = [&](auto* target) {
+    if (p.rows) {
+      sum_rows(from, p.outer, p.n, target);
     } else {
-      sum_columns(from, outer, runs[at].size, n, target);
+      sum_columns(from, p.outer, p.m, p.n, target);
     }
   };
-  if (left == 1) return pass(to);
-  std::vector<double> smaller(static_cast<size_t>(rows ? outer : outer * n));
-  pass(smaller.data());
-  runs.erase(runs.begin() + static_cast<int64_t>(at));
-  if (at > 0 && at < runs.size()) {  // two kept runs meet
-    runs[at - 1].size *= runs[at].size;
-    runs.erase(runs.begin() + static_cast<int64_t>(at));
-  }
-  sum_runs(static_cast<const double*>(smaller.data()), std::move(runs), to);
+  if (passes.size() == 1) return run(to);
+  std::vector<double> smaller(static_cast<size_t>(p.rows ? p.outer : p.outer * p.n));
+  run(smaller.data());
+  run_passes(static_cast<const double*>(smaller.data()), passes.subspan(1), to);
 }
 
 }  // namespace
 
 void sum_to(const Tensor& x, const Tensor& out) {
-  check_operand("sum_to", "x", x, x.dtype(), x.numel());
-  check_output("sum_to", "out", out, x.dtype(), out.numel());
-  CHECK(x.rank() == out.rank(), "sum_to: ranks of ", x.shape(), " and ", out.shape(), " differ");
-  for (int i = 0; i < x.rank(); ++i)
-    CHECK(out.dim(i) == x.dim(i) || out.dim(i) == 1, "sum_to: ", x.shape(), " does not sum to ",
-          out.shape());
+  check_sum_to(x, out);
   if (x.numel() == 0) return out.fill(0);
-  const std::vector<Run> runs = runs_of(x.shape(), out.shape());
-  if (std::none_of(runs.begin(), runs.end(), [](const Run& r) { return r.summed; }))
-    return out.copy_from(x.view(out.shape()));
+  const std::vector<SumPass> passes = sum_passes(x.shape(), out.shape());
+  if (passes.empty()) return out.copy_from(x);
   visit_float(x.dtype(), "sum_to", [&](auto type) {
     using T = decltype(type);
-    sum_runs(static_cast<const T*>(x.data<T>()), runs, out.data<T>());
+    run_passes(static_cast<const T*>(x.data<T>()), std::span<const SumPass>(passes), out.data<T>());
   });
 }
 

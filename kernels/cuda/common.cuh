@@ -36,7 +36,7 @@ template <class Fn>
 decltype(auto) visit_dtype_gpu(DType dtype, std::string_view function, Fn&& fn) {
   if (dtype == DType::f32) return fn(float{});
   if (dtype == DType::bf16) return fn(bf16{});
-  throw Error(concat(function, ": expected dtype f32 or bf16 on a GPU, got ", dtype_name(dtype),
+  throw Error(parlo::concat(function, ": expected dtype f32 or bf16 on a GPU, got ", dtype_name(dtype),
                      "; convert with Tensor::to"));
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/adamw.h"
 
+#include "kernels/reduce.h"
 #include "tests/kernels/kernel_support.h"
 
 using namespace parlo;
@@ -101,4 +102,36 @@ TEST_CASE("ema moves toward the parameter and stays there") {
     cpu::ema(average, param, 0);
     check_close(average, param, 1e-6);
   }
+}
+
+TEST_CASE("adamw_all is adamw and ema of every tensor, grad_squares their norm") {
+  const AdamWStep step{1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, 3};
+  for (DType dtype : {DType::f32, DType::f64}) {
+    std::vector<AdamWTensor> all, one;
+    double squares = 0;
+    for (int64_t n : {5, 0, 1000, 7}) {
+      const State s = make_state(n, dtype);
+      const Tensor average = random_tensor({n}, 9, dtype);
+      all.push_back({s.p, s.g, s.m, s.v, average});
+      one.push_back({s.p.clone(), s.g, s.m.clone(), s.v.clone(), average.clone()});
+    }
+    all[0].average = one[0].average = Tensor();
+    all[3].grad = one[3].grad = Tensor();
+    for (const AdamWTensor& t : one) {
+      if (t.grad) squares += cpu::dot(t.grad, t.grad);
+    }
+    CHECK(cpu::grad_squares(all) == squares);
+    cpu::adamw_all(all, step, 0.75);
+    for (size_t i = 0; i < all.size(); ++i) {
+      const AdamWTensor& t = one[i];
+      if (t.grad) cpu::adamw(t.param, t.grad, t.m, t.v, step);
+      if (t.average) cpu::ema(t.average, t.param, 0.75);
+      CHECK(same_bits(all[i].param, t.param));
+      CHECK(same_bits(all[i].m, t.m));
+      CHECK(same_bits(all[i].v, t.v));
+      if (t.average) CHECK(same_bits(all[i].average, t.average));
+    }
+  }
+  cpu::adamw_all({}, step, 0.5);
+  CHECK(cpu::grad_squares({}) == 0);
 }
