@@ -1,5 +1,6 @@
 #include "autograd/functions.h"
 
+#include "autograd/ops/shared.h"
 #include "kernels/dispatch.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
@@ -47,14 +48,14 @@ FlowStep flow_step(const FlowCoefficients& c, const Tensor& x, const Tensor& v,
   check_shape("flow_step", "v", v, x.shape());
   CHECK(c.noise == FlowNoise::ode || static_cast<int64_t>(keys.size()) == x.dim(0),
         "flow_step: ", keys.size(), " keys for ", x.dim(0), " samples");
-  FlowStep s{Tensor::empty_like(x), Tensor::empty({x.dim(0)}, x.dtype(), x.device())};
+  FlowStep s{Tensor::empty_like(x), Tensor::empty({x.dim(0)}, statistics_of(x), x.device())};
   DISPATCH(x.device(), flow_step(c, x, v, keys.data(), s.next, s.log_prob, Tensor()));
   return s;
 }
 
 Tensor flow_log_prob(const FlowCoefficients& c, const Tensor& x, const Tensor& v,
                      const Tensor& next) {
-  Tensor log_prob = Tensor::empty({x.dim(0)}, x.dtype(), x.device());
+  Tensor log_prob = Tensor::empty({x.dim(0)}, statistics_of(x), x.device());
   DISPATCH(x.device(), flow_log_prob(c, x, v, next, log_prob));
   return log_prob;
 }
@@ -62,7 +63,7 @@ Tensor flow_log_prob(const FlowCoefficients& c, const Tensor& x, const Tensor& v
 FlowLoss flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const Tensor& next,
                    const Tensor& old_log_prob, const Tensor& advantage, const Tensor& v_ref,
                    const FlowLossArgs& args) {
-  const auto per_sample = [&] { return Tensor::empty({x.dim(0)}, x.dtype(), x.device()); };
+  const auto per_sample = [&] { return Tensor::empty({x.dim(0)}, statistics_of(x), x.device()); };
   FlowLoss r{per_sample(), per_sample(), per_sample(), Tensor::empty_like(x)};
   DISPATCH(x.device(), flow_loss(c, x, v, next, old_log_prob, advantage, v_ref, args, r.loss,
                                  r.ratio, r.kl, r.dv));

@@ -19,6 +19,10 @@ double sum_of_squares(const Tensor& t) {
   return DISPATCH(t.device(), sum_squares(t));
 }
 
+Device device_of(const std::vector<NamedVar>& params) {
+  return params.empty() ? Device{} : params.front().var.value().device();
+}
+
 Tensor scalar(int64_t x) {
   return Tensor::from<int64_t>({x}, {1});
 }
@@ -39,11 +43,11 @@ void restore(const char* who, const NamedTensors& state, const NamedTensors& int
 }  // namespace
 
 double grad_norm(const std::vector<NamedVar>& params) {
-  double total = 0;
+  std::vector<AdamWTensor> all;
   for (const NamedVar& p : params) {
-    if (p.var.grad().defined()) total += sum_of_squares(p.var.grad());
+    if (p.var.grad().defined()) all.push_back({p.var.value(), p.var.grad(), {}, {}, {}});
   }
-  return std::sqrt(total);
+  return std::sqrt(DISPATCH(device_of(params), grad_squares(all)));
 }
 
 double grad_rms(const std::vector<NamedVar>& params) {
@@ -75,11 +79,12 @@ void AdamW::step(double lr, double grad_scale) {
   ++step_;
   const AdamWStep args{lr,         config_.beta1, config_.beta2, config_.eps, config_.weight_decay,
                        grad_scale, step_};
+  std::vector<AdamWTensor> all;
   for (size_t i = 0; i < params_.size(); ++i) {
     const Var& p = params_[i].var;
-    if (!p.grad().defined()) continue;
-    DISPATCH(p.value().device(), adamw(p.value(), p.grad(), m_[i], v_[i], args));
+    if (p.grad().defined()) all.push_back({p.value(), p.grad(), m_[i], v_[i], {}});
   }
+  DISPATCH(device_of(params_), adamw_all(all, args, 0.0));
 }
 
 NamedTensors AdamW::state() const {
@@ -194,9 +199,11 @@ Ema::Ema(const std::vector<NamedVar>& params, double decay, bool warm_up)
 void Ema::update() {
   const double t = static_cast<double>(updates_++);
   const double decay = warm_up_ ? std::min((1.0 + t) / (10.0 + t), decay_) : decay_;
+  std::vector<AdamWTensor> all;
   for (size_t i = 0; i < params_.size(); ++i) {
-    DISPATCH(averages_[i].device(), ema(averages_[i], params_[i].var.value(), decay));
+    all.push_back({params_[i].var.value(), {}, {}, {}, averages_[i]});
   }
+  DISPATCH(device_of(params_), adamw_all(all, {}, decay));
 }
 
 void Ema::swap() {

@@ -22,7 +22,7 @@ Var attention(const Var& query, const Var& key, const Var& value, const Attentio
     if (*mask) *mask = mask->to(q.device());
   }
   Tensor out = Tensor::empty(q.shape(), q.dtype(), q.device());
-  Tensor lse = Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, q.dtype(), q.device());
+  Tensor lse = Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, statistics_of(q), q.device());
   DISPATCH(q.device(), attention(q, k, v, out, lse, args));
   return record("attention", out, {query, key, value},
                 [=](const Tensor& dout, const Need&) -> std::vector<Tensor> {

@@ -42,7 +42,7 @@ Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps, con
   const Shape shape = x.shape();
   const Tensor rows = as_rows(x.value());
   Tensor y = Tensor::empty(rows.shape(), rows.dtype(), rows.device());
-  Tensor mean = Tensor::empty({rows.dim(0)}, rows.dtype(), rows.device());
+  Tensor mean = Tensor::empty({rows.dim(0)}, statistics_of(rows), rows.device());
   Tensor rstd = Tensor::empty_like(mean);
   DISPATCH(rows.device(), layer_norm(rows, p, y, mean, rstd));
   return record(
@@ -61,7 +61,7 @@ Var rms_norm(const Var& x, const Var& weight, double eps) {
   const Shape shape = x.shape();
   const Tensor rows = as_rows(x.value());
   Tensor y = Tensor::empty(rows.shape(), rows.dtype(), rows.device());
-  Tensor rstd = Tensor::empty({rows.dim(0)}, rows.dtype(), rows.device());
+  Tensor rstd = Tensor::empty({rows.dim(0)}, statistics_of(rows), rows.device());
   DISPATCH(rows.device(), rms_norm(rows, p, y, rstd));
   return record("rms_norm", y.view(shape), {x, weight},
                 [=](const Tensor& dy, const Need& need) -> std::vector<Tensor> {
@@ -82,7 +82,7 @@ Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias,
   for (int i = 2; i < shape.rank(); ++i) spatial *= shape[i];
   const Tensor flat = x.value().reshape({x.dim(0), x.dim(1), spatial});
   Tensor y = Tensor::empty(flat.shape(), flat.dtype(), flat.device());
-  Tensor mean = Tensor::empty({x.dim(0), groups}, flat.dtype(), flat.device());
+  Tensor mean = Tensor::empty({x.dim(0), groups}, statistics_of(flat), flat.device());
   Tensor rstd = Tensor::empty_like(mean);
   DISPATCH(flat.device(), group_norm(flat, groups, p, y, mean, rstd));
   return record(

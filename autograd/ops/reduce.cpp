@@ -63,7 +63,7 @@ Var cross_entropy(const Var& logits, const Tensor& targets, int64_t ignore_index
         dtype_name(targets.dtype()));
   const Tensor rows = as_rows(logits.value());
   const Tensor ids = targets.to(rows.device()).reshape({rows.dim(0)});
-  Tensor losses = Tensor::empty({rows.dim(0)}, rows.dtype(), rows.device());
+  Tensor losses = Tensor::empty({rows.dim(0)}, statistics_of(rows), rows.device());
   Tensor lse = Tensor::empty_like(losses);
   DISPATCH(rows.device(), cross_entropy(rows, ids, losses, lse, ignore_index));
   const Shape in = logits.shape();

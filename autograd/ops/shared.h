@@ -5,6 +5,11 @@
 
 namespace parlo {
 
+// What means, log-sums and losses of a tensor are kept in: f32 for all shorter types.
+inline DType statistics_of(const Tensor& t) {
+  return t.dtype() == DType::f64 ? DType::f64 : DType::f32;
+}
+
 // [..., C] as contiguous [R, C].
 inline Tensor as_rows(const Tensor& x) {
   CHECK(x.rank() >= 1, "expected a tensor [..., C], got a scalar");
