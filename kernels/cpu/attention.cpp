@@ -11,45 +11,6 @@
 namespace parlo::cpu {
 namespace {
 
-void check_heads(const char* function, const char* name, const Tensor& t, DType dtype) {
-  CHECK(t.defined() && t.rank() == 4, function, ": ", name, " has shape ", t.shape(),
-        ", expected (B, T, H, D)");
-  CHECK(t.dtype() == dtype, function, ": ", name, " is ", dtype_name(t.dtype()), ", q is ",
-        dtype_name(dtype), "; convert with Tensor::to");
-  CHECK(t.dim(3) <= 1 || t.strides()[3] == 1, function, ": the last axis of ", name, " has stride ",
-        t.strides()[3], ", expected 1; call contiguous()");
-}
-
-AttentionShape check_args(const char* function, const Tensor& q, const Tensor& k, const Tensor& v,
-                          const Tensor& out, const Tensor& lse, const AttentionArgs& args) {
-  check_heads(function, "q", q, q.dtype());
-  check_heads(function, "k", k, q.dtype());
-  check_heads(function, "v", v, q.dtype());
-  check_heads(function, "out", out, q.dtype());
-  AttentionShape s;
-  s.batch = q.dim(0), s.tq = q.dim(1), s.heads = q.dim(2), s.d = q.dim(3);
-  s.tk = k.dim(1), s.kv_heads = k.dim(2), s.causal = args.causal;
-  check_shape(function, "k", k, {s.batch, s.tk, s.kv_heads, s.d});
-  check_shape(function, "v", v, {s.batch, s.tk, s.kv_heads, s.d});
-  check_shape(function, "out", out, q.shape());
-  check_shape(function, "lse", lse, {s.batch, s.heads, s.tq});
-  CHECK(lse.is_contiguous() && lse.dtype() == q.dtype(), function, ": lse is ",
-        dtype_name(lse.dtype()), ", expected contiguous ", dtype_name(q.dtype()));
-  CHECK(s.heads == 0 || (s.kv_heads > 0 && s.heads % s.kv_heads == 0), function, ": q has ",
-        s.heads, " heads, expected a multiple of the ", s.kv_heads, " heads of k");
-  if (args.key_lengths) {
-    check_shape(function, "key_lengths", args.key_lengths, {s.batch});
-    CHECK(args.key_lengths.is_contiguous(), function, ": key_lengths is not contiguous");
-    s.key_lengths = args.key_lengths.data<int64_t>();
-  }
-  if (args.key_mask) {
-    check_shape(function, "key_mask", args.key_mask, {s.batch, s.tk});
-    CHECK(args.key_mask.is_contiguous(), function, ": key_mask is not contiguous");
-    s.key_mask = args.key_mask.data<uint8_t>();
-  }
-  return s;
-}
-
 // Visible keys of each sample when every row of the mask is ones, then zeros (padding); else
 // nothing.
 Tensor lengths_of_mask(const AttentionShape& s) {
@@ -90,7 +51,7 @@ bool split_masked(const AttentionShape& s, const AttentionArgs& args, Fn&& one) 
 
 void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                const Tensor& lse, const AttentionArgs& args) {
-  const AttentionShape s = check_args("attention", q, k, v, out, lse, args);
+  const AttentionShape s = check_attention("attention", q, k, v, out, lse, q.dtype(), args);
   if (s.batch * s.heads * s.tq == 0) return;
   if (split_masked(s, args, [&](auto part, const AttentionArgs& a) {
         attention(part(q), part(k), part(v), part(out), part(lse), a);
@@ -118,15 +79,8 @@ void attention_backward(const Tensor& q, const Tensor& k, const Tensor& v, const
                         const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
                         const Tensor& dv, const AttentionArgs& args) {
   const char* name = "attention_backward";
-  const AttentionShape s = check_args(name, q, k, v, out, lse, args);
-  check_heads(name, "dout", dout, q.dtype());
-  check_heads(name, "dq", dq, q.dtype());
-  check_heads(name, "dk", dk, q.dtype());
-  check_heads(name, "dv", dv, q.dtype());
-  check_shape(name, "dout", dout, q.shape());
-  check_shape(name, "dq", dq, q.shape());
-  check_shape(name, "dk", dk, k.shape());
-  check_shape(name, "dv", dv, k.shape());
+  const AttentionShape s = check_attention(name, q, k, v, out, lse, q.dtype(), args);
+  check_attention_gradients(name, q, k, dout, dq, dk, dv);
   if (s.batch * s.kv_heads == 0) return;
   if (split_masked(s, args, [&](auto part, const AttentionArgs& a) {
         attention_backward(part(q), part(k), part(v), part(out), part(lse), part(dout), part(dq),

@@ -1,10 +1,9 @@
 // The operands of one attention call, as the generic and the f32 kernels read them.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
-#include "kernels/attention.h"
+#include "kernels/attention_checks.h"
 
 namespace parlo::cpu {
 
@@ -20,23 +19,6 @@ struct Heads {
   T* row(int64_t batch, int64_t token, int64_t head) const {
     return data + batch * b + token * t + head * h;
   }
-};
-
-// Sizes and masks of one call.
-struct AttentionShape {
-  int64_t batch = 0, tq = 0, tk = 0, heads = 0, kv_heads = 0, d = 0;
-  const int64_t* key_lengths = nullptr;
-  const uint8_t* key_mask = nullptr;  // [batch, tk]
-  bool causal = false;
-
-  // Keys [0, keys(b, i)) are seen by query i, but for those that are hidden.
-  int64_t keys(int64_t b, int64_t i) const {
-    int64_t n = tk;
-    if (key_lengths) n = std::clamp<int64_t>(key_lengths[b], 0, n);
-    if (causal) n = std::clamp<int64_t>(i + tk - tq + 1, 0, n);
-    return n;
-  }
-  bool hidden(int64_t b, int64_t j) const { return key_mask && !key_mask[b * tk + j]; }
 };
 
 template <class T>

@@ -24,11 +24,12 @@ __device__ __forceinline__ float ex2(float x) {
   return y;
 }
 
-// What computes x stays above, as seen from barriers and waits, which the compiler else lets rise.
-template <int N>
-__device__ __forceinline__ void pin(float (&x)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(x[i]));
+// A point in the program that comes after x, which is never negative. The assembler moves waits up
+// past arithmetic, which then waits as well, but not past a fence that might be executed. (A trap
+// in its place made nvcc 13.0 ignore setmaxnreg.)
+__device__ __forceinline__ void follow(float x) {
+  asm volatile("{\n .reg .pred p;\n setp.lt.f32 p, %0, 0f00000000;\n @p membar.cta;\n}" ::"f"(x)
+               : "memory");
 }
 
 // --- cp.async: Bytes (4, 8 or 16, and both addresses multiples of it) from global to shared memory

@@ -18,8 +18,7 @@ inline float ex2(float x) {
   return std::exp2(x);
 }
 
-template <int N>
-inline void pin(float (&)[N]) {}
+inline void follow(float) {}
 
 template <int Bytes>
 inline void cp_async(void* dst, const void* src, bool valid, SIMT_HERE) {

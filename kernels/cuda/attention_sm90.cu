@@ -1,0 +1,205 @@
+// Attention forward in bf16 on Hopper (sm_90a), D = 64 and 128, without masks of keys.
+// Floor: 4 D Tq Tk flops a head at the tensor cores' rate, and Tq Tk exponentials at 16 a clock and
+// multiprocessor: on an H100 as long as the products at D = 64, half of them at D = 128.
+// A block of 3 warpgroups owns 128 queries: one thread of the first feeds rings of K and V tiles of
+// 128 keys by TMA, the others have 64 queries each. S = Q K' comes from shared memory, O += P V
+// takes P from registers. Within a warpgroup the softmax of a tile runs under P V of the tile
+// before; named barriers let the two issue their products in turn, so that one's softmax runs under
+// the other's products. Shared memory 144 KiB at D = 64 (4 tiles of K and of V), 160 KiB at 128 (2
+// of each); one block a multiprocessor. Limiter: exponentials at D = 64, wgmma at 128. A second
+// segment of keys (text beside image tokens) would be more tiles of the same walk, from another
+// pair of tensor maps: only the producer and the bound of the last tile would know. Sources: PTX
+// ISA, wgmma and mbarrier; FlashAttention-3 (arXiv 2407.08608) for the schedule.
+#include "kernels/cuda/attention_sm90.cuh"
+
+namespace parlo::cuda {
+namespace {
+
+// The producer: tiles of K and V, as the consumers free their places.
+template <int D>
+__device__ __forceinline__ void feed(unsigned char* q, HopperBarriers<D>& bars,
+                                     const TensorMap* map_k, const TensorMap* map_v, int tiles,
+                                     int head, int b) {
+  using Tile = HopperTile<D>;
+  unsigned char *const k = q + Tile::kBytes, *const v = k + Tile::kStages * Tile::kBytes;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int place = tile % Tile::kStages, parity = (tile / Tile::kStages & 1) ^ 1;
+    const int first = tile * Tile::kKeys, at = place * Tile::kBytes;
+    ptx::mbar_wait(&bars.k.empty[place], parity);
+    load_parts<D>(k + at, map_k, &bars.k.full[place], first, head, b);
+    ptx::mbar_wait(&bars.v.empty[place], parity);
+    load_parts<D>(v + at, map_v, &bars.v.full[place], first, head, b);
+  }
+}
+
+// One consumer: o and the softmax of its 64 rows, which start at `first`; at least one tile.
+template <int D>
+__device__ __forceinline__ void consume(float (&o)[D / 2], HopperSoftmax& softmax, uint32_t q,
+                                        HopperBarriers<D>& bars, const AttentionSizes& size,
+                                        int tiles, int first, int group) {
+  using Tile = HopperTile<D>;
+  const uint32_t k = q + Tile::kBytes, v = k + Tile::kStages * Tile::kBytes;
+  const uint32_t queries = q + group * (64 * 128);
+  const int warp = threadIdx.x / kWarp % 4, lane = threadIdx.x % kWarp;
+  const float scale2 = size.scale * kLog2e;
+  const auto release = [&](uint64_t* empty) {
+    if (lane == 0) ptx::mbar_arrive(empty);
+  };
+  const auto place = [](int tile) { return tile % Tile::kStages; };
+  const auto parity = [](int tile) { return tile / Tile::kStages & 1; };
+  const auto wait_turn = [&] { ptx::bar_sync(1 + group, 2 * Tile::kGroup); };
+  const auto give_turn = [&] { ptx::bar_arrive(2 - group, 2 * Tile::kGroup); };
+  const auto hide = [&](float(&s)[64], int tile) {
+    const int j = tile * Tile::kKeys, end = j + Tile::kKeys, row = first + warp * 16 + lane / 4;
+    if (end <= size.tk && !(size.causal && end - 1 > first + size.shift())) return;
+    hide_columns(s, {size.keys_until(size.tk, row) - j, size.keys_until(size.tk, row + 8) - j});
+  };
+  float s[64];
+  uint32_t p[8][4];
+  ptx::mbar_wait(&bars.k.full[0], 0);
+  wait_turn();
+  ptx::wgmma_fence();
+  issue_scores<D>(s, queries, k);
+  if (group == 0 || tiles > 1) give_turn();
+  ptx::wgmma_wait<0>();
+  release(&bars.k.empty[0]);
+  hide(s, 0);
+  softmax_step(s, softmax, scale2);
+  pack_scores(p, s);
+  for (int tile = 1; tile < tiles; ++tile) {
+    const int before = tile - 1;
+    ptx::mbar_wait(&bars.k.full[place(tile)], parity(tile));
+    wait_turn();
+    ptx::wgmma_fence();
+    issue_scores<D>(s, queries, k + place(tile) * Tile::kBytes);
+    scale_rows<D>(o, softmax.fall);
+    ptx::mbar_wait(&bars.v.full[place(before)], parity(before));
+    ptx::wgmma_fence();
+    issue_values<D>(o, p, v + place(before) * Tile::kBytes);
+    if (group == 0 || tile + 1 < tiles) give_turn();
+    ptx::wgmma_wait<1>();  // s, while the values go on
+    release(&bars.k.empty[place(tile)]);
+    hide(s, tile);
+    softmax_step(s, softmax, scale2);
+    ptx::follow(softmax.sum[0] + softmax.sum[1]);  // the softmax runs under the values
+    ptx::wgmma_wait<0>();
+    release(&bars.v.empty[place(before)]);
+    pack_scores(p, s);
+  }
+  const int last = tiles - 1;
+  scale_rows<D>(o, softmax.fall);
+  ptx::mbar_wait(&bars.v.full[place(last)], parity(last));
+  ptx::wgmma_fence();
+  issue_values<D>(o, p, v + place(last) * Tile::kBytes);
+  ptx::wgmma_wait<0>();
+}
+
+template <int D>
+__global__ void __launch_bounds__(HopperTile<D>::kThreads, 1)
+    attention_sm90_kernel(const AttentionForwardOperands<bf16> f,
+                          const __grid_constant__ TensorMap map_q,
+                          const __grid_constant__ TensorMap map_k,
+                          const __grid_constant__ TensorMap map_v) {
+#if defined(PARLO_SIMT) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  using Tile = HopperTile<D>;
+  SMEM_DYNAMIC(raw);
+  SMEM(HopperBarriers<D>, bars_of_block, [1]);
+  HopperBarriers<D>& bars = bars_of_block[0];
+  unsigned char* const q = raw + (1024 - ptx::smem_u32(raw) % 1024) % 1024;
+  const AttentionSizes& size = f.s;
+  const int tiles_q = (size.tq + Tile::kRows - 1) / Tile::kRows;
+  const AttentionBlock block = attention_block(tiles_q, size.heads);
+  // The last queries see most keys: their blocks start first.
+  const int first = (tiles_q - 1 - block.tile) * Tile::kRows;
+  const int kv_head = block.head / (size.heads / size.kv_heads);
+  const int seen = size.keys_until(size.tk, min(first + Tile::kRows, size.tq) - 1);
+  const int tiles = (seen + Tile::kKeys - 1) / Tile::kKeys;
+  const int group = static_cast<int>(threadIdx.x) / Tile::kGroup - 1;  // -1: the producer
+  if (threadIdx.x == 0) {
+    ptx::mbar_init(&bars.queries, 1);
+    for (KeyRing<D>* ring : {&bars.k, &bars.v}) {
+      for (int i = 0; i < Tile::kStages; ++i) {
+        ptx::mbar_init(&ring->full[i], 1);
+        ptx::mbar_init(&ring->empty[i], 8);  // one arrival of each consumer warp
+      }
+    }
+    ptx::fence_mbar_init();
+  }
+  __syncthreads();
+  if (group < 0) {
+    ptx::setmaxnreg_dec<24>();
+    if (threadIdx.x == 0) {
+      load_parts<D>(q, &map_q, &bars.queries, first, block.head, block.b);
+      feed<D>(q, bars, &map_k, &map_v, tiles, kv_head, block.b);
+    }
+    return;
+  }
+  ptx::setmaxnreg_inc<240>();
+  float o[D / 2];
+#pragma unroll
+  for (int i = 0; i < D / 2; ++i) o[i] = 0;
+  HopperSoftmax softmax{{-INFINITY, -INFINITY}, {0, 0}, {1, 1}};
+  ptx::mbar_wait(&bars.queries, 0);
+  if (tiles > 0) {
+    if (group == 1) ptx::bar_arrive(1, 2 * Tile::kGroup);  // the other goes first
+    consume<D>(o, softmax, ptx::smem_u32(q), bars, size, tiles, first + group * 64, group);
+  }
+  ptx::bar_sync(3 + group, Tile::kGroup);
+  finish<D>(o, softmax, q, f, block, first, group * 64 + threadIdx.x / kWarp % 4 * 16);
+#endif
+}
+
+// Rows of one operand as TMA reads them, in boxes of a part of a tile.
+TensorMapArgs map_of(const HeadRows<const bf16>& x, int64_t batch, int64_t tokens, int64_t heads,
+                     int64_t d) {
+  const auto n = [](int64_t i) { return static_cast<uint64_t>(i); };
+  // An axis of one may have any stride.
+  const auto stride = [&](int64_t size, int64_t of) { return n(size > 1 ? of : d); };
+  return {x.data,
+          {n(d), n(tokens), n(heads), n(batch)},
+          {stride(tokens, x.t), stride(heads, x.h), stride(batch, x.b)},
+          {64, 128, 1, 1}};
+}
+
+// False where the library was built without sm_90a: the kernel has a body, and so static shared
+// memory, only there.
+bool built_for_hopper(Device device) {
+#ifdef PARLO_SIMT
+  (void)device;
+  return true;
+#else
+  static const bool built = [&] {
+    (void)stream_of(device);  // makes the device current
+    cudaFuncAttributes attributes{};
+    CUDA_CHECK(cudaFuncGetAttributes(&attributes, attention_sm90_kernel<64>));
+    return attributes.sharedSizeBytes > 0;
+  }();
+  return built;
+#endif
+}
+
+template <int D>
+bool launch_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
+  using Tile = HopperTile<D>;
+  const TensorMapArgs q = map_of(f.q, batch, f.s.tq, f.s.heads, D);
+  const TensorMapArgs k = map_of(f.k, batch, f.s.tk, f.s.kv_heads, D);
+  const TensorMapArgs v = map_of(f.v, batch, f.s.tk, f.s.kv_heads, D);
+  if (!fits_tensor_map(q) || !fits_tensor_map(k) || !fits_tensor_map(v)) return false;
+  launch({"attention_sm90", attention_blocks(f.s.tq, Tile::kRows, batch * f.s.heads),
+          Tile::kThreads, device, Tile::kShared},
+         attention_sm90_kernel<D>, f, tensor_map(q), tensor_map(k), tensor_map(v));
+  return true;
+}
+
+}  // namespace
+
+bool attention_forward_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
+  const Properties& gpu = properties(device);
+  if (gpu.major != 9 || gpu.minor != 0 || !built_for_hopper(device)) return false;
+  // Masked values may be NaN, which a probability of zero does not hide: their kernel clears them.
+  if (f.s.key_lengths || f.s.key_mask || !(f.s.scale > 0)) return false;
+  if (f.s.d == 64) return launch_sm90<64>(f, batch, device);
+  return f.s.d == 128 && launch_sm90<128>(f, batch, device);
+}
+
+}  // namespace parlo::cuda

@@ -1,0 +1,154 @@
+// Pieces of attention_sm90.cu: the tile in shared memory, products by wgmma, softmax of a
+// warpgroup's 64 rows in its accumulators, and the way out. A thread has rows g and g + 8 of its
+// warp's 16.
+#pragma once
+
+#include "kernels/cuda/attention_mma.cuh"
+
+namespace parlo::cuda {
+
+template <int D>
+struct HopperTile {
+  static constexpr int kGroup = 128, kThreads = 3 * kGroup;  // threads of a warpgroup, of a block
+  static constexpr int kRows = 128, kKeys = 128, kStages = D == 64 ? 4 : 2;
+  // A tile of 128 rows lies in parts of 64 columns: rows of 128 bytes, as TMA swizzles them.
+  static constexpr int kParts = D / 64, kPartBytes = 128 * 128, kBytes = kParts * kPartBytes;
+  static constexpr int kShared = (1 + 2 * kStages) * kBytes + 1024;  // and to align
+};
+
+// Tiles of K or of V on their way from the producer to both consumers.
+template <int D>
+struct KeyRing {
+  uint64_t full[HopperTile<D>::kStages], empty[HopperTile<D>::kStages];
+};
+template <int D>
+struct HopperBarriers {
+  uint64_t queries;
+  KeyRing<D> k, v;
+};
+
+template <int D>
+__device__ __forceinline__ void load_parts(unsigned char* to, const TensorMap* map, uint64_t* full,
+                                           int first, int head, int b) {
+  using Tile = HopperTile<D>;
+  ptx::mbar_arrive_expect_tx(full, Tile::kBytes);
+#pragma unroll
+  for (int part = 0; part < Tile::kParts; ++part) {
+    ptx::tma_load(to + part * Tile::kPartBytes, map, full, part * 64, first, head, b);
+  }
+}
+
+// s = 64 rows of the query tile times the key tile.
+template <int D>
+__device__ __forceinline__ void issue_scores(float (&s)[64], uint32_t queries, uint32_t keys) {
+#pragma unroll
+  for (int step = 0; step < D / 16; ++step) {
+    const uint32_t at = step / 4 * HopperTile<D>::kPartBytes + step % 4 * 32;
+    ptx::wgmma(s, ptx::descriptor(queries + at, 16, 1024), ptx::descriptor(keys + at, 16, 1024),
+               step > 0);
+  }
+  ptx::wgmma_commit();
+}
+
+// o += p times the tile of values, whose rows are the products' k.
+template <int D>
+__device__ __forceinline__ void issue_values(float (&o)[D / 2], const uint32_t (&p)[8][4],
+                                             uint32_t values) {
+#pragma unroll
+  for (int step = 0; step < 8; ++step) {
+    ptx::wgmma(o, p[step],
+               ptx::descriptor(values + step * (16 * 128), HopperTile<D>::kPartBytes, 1024), true);
+  }
+  ptx::wgmma_commit();
+}
+
+// Of a thread's two rows: running maximum of the scores, this thread's part of the sum, and by how
+// much the last step scaled the sums down.
+struct HopperSoftmax {
+  float top[2], sum[2], fall[2];
+};
+
+// Scores of column `limit` and beyond, for each of the two rows, become -infinity.
+__device__ __forceinline__ void hide_columns(float (&s)[64], const int (&limit)[2]) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < 64; ++i) {
+    if (i / 4 * 8 + t * 2 + i % 2 >= limit[i / 2 % 2]) s[i] = -INFINITY;
+  }
+}
+
+// s -> 2^(scale2 (s - top)); scale2 > 0.
+__device__ __forceinline__ void softmax_step(float (&s)[64], HopperSoftmax& x, float scale2) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float top = x.top[h];
+#pragma unroll
+    for (int n = 0; n < 16; ++n) top = fmaxf(top, fmaxf(s[n * 4 + h * 2], s[n * 4 + h * 2 + 1]));
+    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+    // Before the first key everything is -infinity, and so is what the difference would be.
+    const float base = top == -INFINITY ? 0.0f : top * scale2;
+    x.fall[h] = ptx::ex2(fmaf(x.top[h], scale2, -base));
+    x.top[h] = top;
+    float sum = x.sum[h] * x.fall[h];
+#pragma unroll
+    for (int n = 0; n < 16; ++n) {
+#pragma unroll
+      for (int i = n * 4 + h * 2; i < n * 4 + h * 2 + 2; ++i) {
+        s[i] = ptx::ex2(fmaf(s[i], scale2, -base));
+        sum += s[i];
+      }
+    }
+    x.sum[h] = sum;
+  }
+}
+
+__device__ __forceinline__ void pack_scores(uint32_t (&p)[8][4], const float (&s)[64]) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) p[i / 4][i % 4] = pack_bf16(s[i * 2], s[i * 2 + 1]);
+}
+
+template <int D>
+__device__ __forceinline__ void scale_rows(float (&o)[D / 2], const float (&factor)[2]) {
+#pragma unroll
+  for (int i = 0; i < D / 2; ++i) o[i] *= factor[i / 2 % 2];
+}
+
+// o and lse of a warp's 16 rows, from `row` of the block's on. They pass through the warp's rows of
+// the query tile, which no product of the warpgroup reads any more.
+template <int D>
+__device__ __forceinline__ void finish(float (&o)[D / 2], const HopperSoftmax& x, unsigned char* q,
+                                       const AttentionForwardOperands<bf16>& f,
+                                       const AttentionBlock& block, int first, int row) {
+  const AttentionSizes& size = f.s;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  float factor[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float sum = x.sum[h];
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    factor[h] = sum == 0 ? 0 : 1 / sum;  // no keys
+    const int i = first + row + g + h * 8;
+    if (t == 0 && i < size.tq) {
+      f.lse[(int64_t{block.b} * size.heads + block.head) * size.tq + i] =
+          sum == 0 ? -INFINITY : fmaf(x.top[h], size.scale, logf(sum));
+    }
+  }
+  scale_rows<D>(o, factor);
+#pragma unroll
+  for (int i = 0; i < D / 2; i += 2) {
+    const int chunk = i / 4, r = row + g + i / 2 % 2 * 8;
+    unsigned char* part = q + chunk / 8 * HopperTile<D>::kPartBytes;
+    *reinterpret_cast<uint32_t*>(part + chunk_at<64>(r, chunk % 8) + t * 4) =
+        pack_bf16(o[i], o[i + 1]);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int part = 0; part < D / 64; ++part) {
+    store_rows<64, 16, 64>(q + part * HopperTile<D>::kPartBytes, row, f.out,
+                           f.out.head(block.b, block.head), first, size.tq, size.d, part * 64);
+  }
+}
+
+}  // namespace parlo::cuda
