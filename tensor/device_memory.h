@@ -30,6 +30,9 @@ void fill_on_gpu(const Tensor& dst, double value);
 // Waits for the work given to the device so far.
 void synchronize(Device device);
 
+// After every kernel: wait, and name the one that failed. Nothing without a GPU backend.
+void set_sync_debug(bool on);
+
 // GPUs that this process can use; 0 with the reason in one line.
 int gpu_count();
 std::string why_no_gpu();

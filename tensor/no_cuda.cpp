@@ -47,6 +47,8 @@ void synchronize(Device device) {
   require_cpu(device, "synchronize");
 }
 
+void set_sync_debug(bool) {}
+
 int gpu_count() {
   return 0;
 }

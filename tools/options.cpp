@@ -15,6 +15,9 @@ void add_common(CLI::App& app, CommonOptions& options) {
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
   app.add_option("--device", options.device, "auto, cpu or cuda[:i]")->capture_default_str();
+  app.add_flag("--sync-debug", options.sync_debug,
+               "GPU: wait after every kernel, so that an error names the one that failed")
+      ->configurable(false);
 }
 
 namespace {
@@ -43,6 +46,7 @@ Device device_of(const std::string& name) {
 
 Device apply(const CommonOptions& options) {
   if (options.threads > 0) set_num_threads(options.threads);
+  set_sync_debug(options.sync_debug);
   return device_of(options.device);
 }
 

@@ -13,6 +13,7 @@ struct CommonOptions {
   uint64_t seed = 1;
   int threads = 0;  // 0: every core
   std::string device = "auto";
+  bool sync_debug = false;
 };
 
 void add_common(CLI::App& app, CommonOptions& options);

@@ -105,14 +105,6 @@ const Properties& properties(Device device) {
   return gpu(device).properties;
 }
 
-bool sync_debug() {
-  return sync_after_launch;
-}
-
-void set_sync_debug(bool on) {
-  sync_after_launch = on;
-}
-
 void launched(const char* name, cudaStream_t stream) {
   cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess && sync_after_launch) {
@@ -191,6 +183,10 @@ Pinned::~Pinned() {
 }  // namespace parlo::cuda
 
 namespace parlo {
+
+void set_sync_debug(bool on) {
+  cuda::sync_after_launch = on;
+}
 
 int gpu_count() {
   return static_cast<int>(cuda::gpus().all.size());

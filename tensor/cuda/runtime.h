@@ -39,10 +39,7 @@ struct Properties {
 };
 const Properties& properties(Device device);
 
-// After every launch: wait, and name the kernel that failed. Set by --sync-debug.
-bool sync_debug();
-void set_sync_debug(bool on);
-// Called by launch() after each kernel.
+// Called by launch() after each kernel; see set_sync_debug.
 void launched(const char* name, cudaStream_t stream);
 
 class Event {
