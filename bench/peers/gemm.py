@@ -1,0 +1,71 @@
+"""F.linear in bf16 at the presets' shapes: plain, gradient of the input, bias and GELU, and a
+low-rank adapter (peft's LoRA where it is installed, and its arithmetic as plain torch)."""
+import torch
+import torch.nn.functional as F
+
+from common import BF16, Results, compiled, normal, shapes, start
+
+
+def gelu(x, w, bias):
+    return F.gelu(F.linear(x, w, bias), approximate="tanh")
+
+
+def gelu_kept(x, w, bias):
+    pre = F.linear(x, w, bias)
+    return F.gelu(pre, approximate="tanh"), pre
+
+
+def adapted(x, w, a, b):
+    return F.linear(x, w) + F.linear(F.linear(x, a), b) * 1.0
+
+
+def peft_layer(n: int, k: int, rank: int) -> torch.nn.Module:
+    import peft
+
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["0"], init_lora_weights=False)
+    with torch.device("cuda"):
+        holder = torch.nn.Sequential(torch.nn.Linear(k, n, bias=False, dtype=BF16))
+        holder = peft.inject_adapter_in_model(config, holder)
+    return holder.to("cuda", BF16).requires_grad_(False)
+
+
+def add_adapters(results: Results, s: dict) -> None:
+    m, n, k, r = s["m"], s["n"], s["k"], s["rank"]
+    name = f"lora/{s['name']}"
+
+    def make():
+        return normal(m, k), normal(n, k), normal(r, k), normal(n, r)
+
+    results.add(name, "torch eager", make, lambda o: adapted(*o))
+    fast = compiled(adapted)
+    results.add(name, "torch compiled", make, lambda o: fast(*o))
+    results.add(name, "peft eager", lambda: (peft_layer(n, k, r), normal(m, k)),
+                lambda o: o[0](o[1]))
+    results.add(f"lora_da/{s['name']}", "torch.mm", lambda: (normal(m, r), normal(m, k)),
+                lambda o: torch.mm(o[0].t(), o[1]))
+
+
+@torch.no_grad()
+def main() -> None:
+    results = start("gemm")
+    for s in shapes("gemm"):
+        m, n, k, name = s["m"], s["n"], s["k"], s["name"]
+        results.add(f"gemm/{name}", "F.linear", lambda: (normal(m, k), normal(n, k)),
+                    lambda o: F.linear(*o))
+        if s.get("dx"):
+            results.add(f"gemm_dx/{name}", "torch.mm", lambda: (normal(m, n), normal(n, k)),
+                        lambda o: torch.mm(*o))
+        if s.get("gelu"):
+            def make():
+                return normal(m, k), normal(n, k), normal(n)
+
+            for what, function in (("linear_gelu", gelu), ("linear_gelu_kept", gelu_kept)):
+                results.add(f"{what}/{name}", "eager", make, lambda o: function(*o))
+                fast = compiled(function)
+                results.add(f"{what}/{name}", "compiled", make, lambda o: fast(*o))
+        if s.get("rank"):
+            add_adapters(results, s)
+
+
+if __name__ == "__main__":
+    main()
