@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 
 #include <ft2build.h>
@@ -20,12 +21,16 @@ constexpr float kCapHeight = 0.729f;  // of DejaVu Sans Bold, in em
 
 const char* font_path() {
   static const char* const found = [] {
+    // A bundle brings its own.
+    if (const char* given = std::getenv("PARLO_FONT")) return given;
     for (const char* path :
          {"/usr/share/fonts/truetype/dejavu/DejaVuSans-Bold.ttf",
           "/usr/share/fonts/TTF/DejaVuSans-Bold.ttf", "/usr/share/fonts/dejavu/DejaVuSans-Bold.ttf",
           "/usr/share/fonts/dejavu-sans-fonts/DejaVuSans-Bold.ttf"})
       if (std::filesystem::exists(path)) return path;
-    throw Error("DejaVuSans-Bold.ttf is not under /usr/share/fonts; install fonts-dejavu-core");
+    throw Error(
+        "DejaVuSans-Bold.ttf is not under /usr/share/fonts; install fonts-dejavu-core, or set "
+        "PARLO_FONT to the file");
   }();
   return found;
 }
