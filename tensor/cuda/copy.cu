@@ -27,7 +27,10 @@ struct Offsets {
 template <class Index>
 __device__ Offsets<Index> offsets_of(const Walk<Index>& w, Index i) {
   Offsets<Index> at;
-  for (int axis = w.rank - 1; axis > 0; --axis) {
+  // Unrolled over every rank, because an index that is not a constant would put w on the stack.
+#pragma unroll
+  for (int axis = Shape::kMaxRank - 1; axis > 0; --axis) {
+    if (axis >= w.rank) continue;
     const Index rest = i / w.shape[axis], index = i - rest * w.shape[axis];
     at.from += index * w.from[axis];
     at.to += index * w.to[axis];
