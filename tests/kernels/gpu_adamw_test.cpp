@@ -80,6 +80,8 @@ TEST_CASE("gpu: many tensors in one launch") {
     check_state(got[i], want[i], 2e-6);
   }
   CHECK(cuda::grad_squares({}) == 0);
+  const Tensor two = on_gpu(Tensor::full({3}, 2));  // a norm needs no moments
+  CHECK(cuda::grad_squares(std::vector<AdamWTensor>{{two, two, {}, {}, {}}}) == 12);
   cuda::adamw_all({}, kStep, 0.75);
 }
 
