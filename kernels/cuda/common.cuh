@@ -36,8 +36,8 @@ template <class Fn>
 decltype(auto) visit_dtype_gpu(DType dtype, std::string_view function, Fn&& fn) {
   if (dtype == DType::f32) return fn(float{});
   if (dtype == DType::bf16) return fn(bf16{});
-  throw Error(parlo::concat(function, ": expected dtype f32 or bf16 on a GPU, got ", dtype_name(dtype),
-                     "; convert with Tensor::to"));
+  throw Error(parlo::concat(function, ": expected dtype f32 or bf16 on a GPU, got ",
+                            dtype_name(dtype), "; convert with Tensor::to"));
 }
 
 // Every defined tensor must live where the first does.

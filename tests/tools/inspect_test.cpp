@@ -80,5 +80,6 @@ TEST_CASE("doctor names the instruction sets and every reward") {
   CHECK(j["rewards"]["geneval"] == "on");
   CHECK(j["rewards"].size() == 7);
   CHECK(contains(run_parlo({"doctor", "--threads", "1"}).output, "reward     geneval: on"));
-  check_refused({"doctor", "--device", "cuda"}, 2, {"--device cuda", "no CUDA backend", "--device cpu"});
+  check_refused({"doctor", "--device", "cuda"}, 2,
+                {"--device cuda", "no CUDA backend", "--device cpu"});
 }
