@@ -67,8 +67,11 @@ const Gpus& gpus() {
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess || count == 0) {
       cudaGetLastError();
-      found->why_none =
-          error == cudaSuccess ? "the driver lists no GPU" : cudaGetErrorString(error);
+      int driver = 0;
+      cudaDriverGetVersion(&driver);
+      found->why_none = driver == 0            ? "no NVIDIA driver is loaded"
+                        : error == cudaSuccess ? "the driver lists no GPU"
+                                               : cudaGetErrorString(error);
       return found;
     }
     for (int i = 0; i < count; ++i) found->all.push_back(open(i));
