@@ -129,9 +129,10 @@ void carry_optimizer(const std::filesystem::path& checkpoints, const std::string
         checkpoints / concat("iteration_", iteration, "_", source, ".safetensors"));
     for (auto& [name, tensor] : into) {
       if (name == "step") {
-        tensor.copy_from(saved.get(name).to(tensor.device()));
+        tensor.copy_from(saved.get(name));
       } else {
-        add_scaled(tensor, 1.0 / static_cast<double>(sources.size()), saved.get(name));
+        add_scaled(tensor, 1.0 / static_cast<double>(sources.size()),
+                   saved.get(name).to(tensor.device()));
       }
     }
   }
