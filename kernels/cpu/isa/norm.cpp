@@ -6,19 +6,32 @@
 namespace parlo::cpu {
 namespace {
 
-// Picks the loop for a gain and an offset that are there or not.
+// Picks the loop for a gain and an offset that are there or not: affine(xhat, i, part). The
+// pointers are copies, which no store to the output can change.
 template <class Fn>
 inline void with_affine(const NormBlock<float>& b, Fn fn) {
-  if (b.gain && b.offset)
-    return fn([](Reg v, Reg gain, Reg offset) { return reg_fma(v, gain, offset); });
-  if (b.gain) return fn([](Reg v, Reg gain, Reg) { return v * gain; });
-  if (b.offset) return fn([](Reg v, Reg, Reg offset) { return v + offset; });
-  fn([](Reg v, Reg, Reg) { return v; });
+  const float *gain = b.gain, *offset = b.offset;
+  if (gain && offset)
+    return fn([=](Reg v, int64_t i, auto part) {
+      return reg_fma(v, part.load(gain + i), part.load(offset + i));
+    });
+  if (gain) return fn([=](Reg v, int64_t i, auto part) { return v * part.load(gain + i); });
+  if (offset) return fn([=](Reg v, int64_t i, auto part) { return v + part.load(offset + i); });
+  fn([](Reg v, int64_t, auto) { return v; });
 }
 
-template <class Part>
-inline Reg load_or_zero(const float* p, int64_t i, Part part) {
-  return p ? part.load(p + i) : reg_zero();
+// The sums of one register of rows: term_of(k) is what row k adds, term(sum, x at i, part).
+template <class TermOf>
+inline Reg sum_rows(const float* x, int64_t count, int64_t columns, TermOf term_of) {
+  Reg lanes[kRegLanes];
+  for (int64_t k = count; k < kRegLanes; ++k) lanes[k] = reg_zero();
+  for (int64_t k = 0; k < count; ++k) {
+    const float* row = x + k * columns;
+    const auto term = term_of(k);
+    lanes[k] = sum_row_lanes(
+        columns, [row, term](Reg sum, int64_t i, auto part) { return term(sum, row + i, part); });
+  }
+  return sum_lanes(lanes);
 }
 
 // One register of rows at a time, and each pass over all of them before the next: the sum across
@@ -30,30 +43,29 @@ void layer_norm(const NormBlock<float>& b) {
   with_affine(b, [&](auto affine) {
     for (int64_t first = 0; first < b.rows; first += kRegLanes) {
       const int64_t count = b.rows - first < kRegLanes ? b.rows - first : kRegLanes;
-      float mean[kRegLanes] = {}, rstd[kRegLanes] = {};
-      for (int64_t k = 0; k < count; ++k) {
-        const float* x = b.x + (first + k) * C;
-        mean[k] = sum_row(C, [x](Reg sum, int64_t i, auto part) { return sum + part.load(x + i); });
-      }
-      reg_store(mean, reg_load(mean) * scale);
-      for (int64_t k = 0; k < count; ++k) {
-        const float* x = b.x + (first + k) * C;
-        const Reg m = reg_set(mean[k]);
-        rstd[k] = sum_row(C, [x, m](Reg sum, int64_t i, auto part) {
-          const Reg d = part.zero_rest(part.load(x + i) - m);
+      const float* x = b.x + first * C;
+      float mean[kRegLanes], rstd[kRegLanes];
+      reg_store(mean, scale * sum_rows(x, count, C, [](int64_t) {
+                        return
+                            [](Reg sum, const float* at, auto part) { return sum + part.load(at); };
+                      }));
+      const Reg squares = sum_rows(x, count, C, [&mean](int64_t k) {
+        return [m = reg_set(mean[k])](Reg sum, const float* at, auto part) {
+          const Reg d = part.zero_rest(part.load(at) - m);
           return reg_fma(d, d, sum);
-        });
-      }
-      reg_store(rstd, reg_set(1) / reg_sqrt(reg_fma(reg_load(rstd), scale, eps)));
+        };
+      });
+      reg_store(rstd, reg_set(1) / reg_sqrt(reg_fma(squares, scale, eps)));
+      reg_store_part(b.mean + first, reg_load(mean), count);
+      reg_store_part(b.rstd + first, reg_load(rstd), count);
+      float* to = b.y + first * C;
       for (int64_t k = 0; k < count; ++k) {
-        const float* x = b.x + (first + k) * C;
-        float* y = b.y + (first + k) * C;
-        b.mean[first + k] = mean[k], b.rstd[first + k] = rstd[k];
+        const float* row = x + k * C;
+        float* y = to + k * C;
         const Reg m = reg_set(mean[k]), s = reg_set(rstd[k]);
         for_regs(C, [&](int64_t i, auto part) {
-          const Reg xhat = (part.load(x + i) - m) * s;
-          part.store(y + i,
-                     affine(xhat, load_or_zero(b.gain, i, part), load_or_zero(b.offset, i, part)));
+          const Reg xhat = (part.load(row + i) - m) * s;
+          part.store(y + i, affine(xhat, i, part));
         });
       }
     }
@@ -100,30 +112,31 @@ void layer_norm_backward(const NormBlock<float>& b) {
               : layer_norm_backward_rows<false, false>(b);
 }
 
-// One register of rows at a time: the roots and divisions of all of them cost as much as of one.
+// One register of rows at a time, as layer_norm.
 template <bool kGain>
 void rms_norm_rows(const NormBlock<float>& b) {
   const int64_t C = b.columns;
   const Reg scale = reg_set(1.0f / static_cast<float>(C)), eps = reg_set(static_cast<float>(b.eps));
   for (int64_t first = 0; first < b.rows; first += kRegLanes) {
     const int64_t count = b.rows - first < kRegLanes ? b.rows - first : kRegLanes;
-    float lanes[kRegLanes] = {};
-    for (int64_t k = 0; k < count; ++k) {
-      const float* x = b.x + (first + k) * C;
-      lanes[k] = sum_row(C, [x](Reg sum, int64_t i, auto part) {
-        const Reg v = part.load(x + i);
+    const float *x = b.x + first * C, *gain = b.gain;
+    float rstd[kRegLanes];
+    const Reg squares = sum_rows(x, count, C, [](int64_t) {
+      return [](Reg sum, const float* at, auto part) {
+        const Reg v = part.load(at);
         return reg_fma(v, v, sum);
-      });
-    }
-    reg_store(lanes, reg_set(1) / reg_sqrt(reg_fma(reg_load(lanes), scale, eps)));
+      };
+    });
+    reg_store(rstd, reg_set(1) / reg_sqrt(reg_fma(squares, scale, eps)));
+    reg_store_part(b.rstd + first, reg_load(rstd), count);
+    float* to = b.y + first * C;
     for (int64_t k = 0; k < count; ++k) {
-      const float* x = b.x + (first + k) * C;
-      float* y = b.y + (first + k) * C;
-      b.rstd[first + k] = lanes[k];
-      const Reg s = reg_set(lanes[k]);
+      const float* row = x + k * C;
+      float* y = to + k * C;
+      const Reg s = reg_set(rstd[k]);
       for_regs(C, [&](int64_t i, auto part) {
-        const Reg v = part.load(x + i) * s;
-        part.store(y + i, kGain ? v * part.load(b.gain + i) : v);
+        const Reg v = part.load(row + i) * s;
+        part.store(y + i, kGain ? v * part.load(gain + i) : v);
       });
     }
   }
