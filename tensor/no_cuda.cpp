@@ -1,8 +1,9 @@
-// tensor/device_memory.h for a build without a GPU backend.
+// tensor/device_memory.h and tensor/replay.h for a build without a GPU backend.
 #include <cstring>
 
 #include "tensor/device_memory.h"
 #include "tensor/error.h"
+#include "tensor/replay.h"
 #include "tensor/tensor.h"
 
 namespace parlo {
@@ -61,5 +62,25 @@ std::string gpu_name(int index) {
   require_cpu({Device::Kind::cuda, index}, "gpu_name");
   return "";
 }
+
+// What is only made for a GPU, of which this build has none.
+struct ArenaBlocks {};
+struct Recording::Graph {};
+
+Arena::Arena(Device device) {
+  require_cpu(device, "Arena");
+  throw Error("Arena: only for a GPU");
+}
+Arena::~Arena() = default;
+Device Arena::device() const {
+  return {};
+}
+ArenaScope::ArenaScope(Arena&) {}
+ArenaScope::~ArenaScope() = default;
+Recording::Recording(Arena&, const std::function<void()>&) {}
+Recording::~Recording() = default;
+Recording::Recording(Recording&&) noexcept = default;
+Recording& Recording::operator=(Recording&&) noexcept = default;
+void Recording::run() const {}
 
 }  // namespace parlo

@@ -6,6 +6,7 @@
 #include "tensor/device_memory.h"
 #include "tensor/error.h"
 #include "tensor/parallel.h"
+#include "tensor/replay.h"
 
 namespace parlo {
 
@@ -17,6 +18,9 @@ void add_common(CLI::App& app, CommonOptions& options) {
   app.add_option("--device", options.device, "auto, cpu or cuda[:i]")->capture_default_str();
   app.add_flag("--sync-debug", options.sync_debug,
                "GPU: wait after every kernel, so that an error names the one that failed")
+      ->configurable(false);
+  app.add_flag("--no-graphs", options.no_graphs,
+               "GPU: start every kernel by itself instead of recorded passes (CUDA graphs)")
       ->configurable(false);
 }
 
@@ -47,6 +51,7 @@ Device device_of(const std::string& name) {
 Device apply(const CommonOptions& options) {
   if (options.threads > 0) set_num_threads(options.threads);
   set_sync_debug(options.sync_debug);
+  allow_recordings(!options.no_graphs && !options.sync_debug);
   return device_of(options.device);
 }
 

@@ -14,6 +14,7 @@ struct CommonOptions {
   int threads = 0;  // 0: every core
   std::string device = "auto";
   bool sync_debug = false;
+  bool no_graphs = false;
 };
 
 void add_common(CLI::App& app, CommonOptions& options);

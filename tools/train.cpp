@@ -459,8 +459,8 @@ void start_run(CLI::App& app, const TrainOptions& given, const std::string& out,
 void resume_run(CLI::App& app, const TrainOptions& given, const std::string& folder) {
   const fs::path config = fs::path(folder) / "config.toml";
   if (!fs::exists(config)) throw UsageError(folder + ": no run to resume (config.toml is missing)");
-  const std::set<std::string> allowed{"--resume", "--threads", "--device", "--sync-debug",
-                                      "--help"};
+  const std::set<std::string> allowed{"--resume",     "--threads",   "--device",
+                                      "--sync-debug", "--no-graphs", "--help"};
   for (const CLI::Option* option : app.get_options()) {
     if (option->count() > 0 && allowed.count(option->get_name()) == 0) {
       throw UsageError(concat("train --resume: ", option->get_name(),

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <vector>
 
+#include "tensor/cuda/arena.h"
 #include "tensor/cuda/runtime.h"
 #include "tensor/device_memory.h"
 #include "tensor/tensor.h"
@@ -11,9 +12,14 @@
 namespace parlo {
 namespace {
 
+struct Block {
+  size_t bytes = 0;
+  std::shared_ptr<ArenaBlocks> arena;  // where it goes when its tensor does; null: to the pool
+};
+
 struct Ledger {
   std::mutex mutex;
-  std::map<void*, size_t> live;
+  std::map<void*, Block> live;
   MemoryStats stats;
 };
 
@@ -39,7 +45,7 @@ std::string megabytes(size_t bytes) {
 // The blocks that hold most: "24 x 50 MB, 3 x 12 MB". Under the ledger's lock.
 std::string largest_blocks(const Ledger& book) {
   std::map<size_t, size_t> count;
-  for (const auto& [p, bytes] : book.live) ++count[bytes];
+  for (const auto& [p, block] : book.live) ++count[block.bytes];
   std::vector<std::pair<size_t, size_t>> sizes(count.begin(), count.end());
   std::sort(sizes.begin(), sizes.end(),
             [](const auto& a, const auto& b) { return a.first * a.second > b.first * b.second; });
@@ -64,20 +70,60 @@ std::string largest_blocks(const Ledger& book) {
 
 }  // namespace
 
+namespace cuda {
+
+std::shared_ptr<ArenaBlocks>& current_arena() {
+  thread_local std::shared_ptr<ArenaBlocks> current;
+  return current;
+}
+
+void drain(ArenaBlocks& blocks) {
+  std::vector<void*> gone;
+  {
+    const std::lock_guard lock(ledger(blocks.device).mutex);
+    gone.swap(blocks.late);
+    if (blocks.closed) {
+      for (auto& [bytes, free] : blocks.free) gone.insert(gone.end(), free.begin(), free.end());
+      blocks.free.clear();
+    }
+  }
+  for (void* p : gone) cudaFreeAsync(p, stream_of(blocks.device));
+}
+
+}  // namespace cuda
+
+namespace {
+
+// A free block of exactly this size; null: none yet. Under the ledger's lock.
+void* take_block(ArenaBlocks* arena, size_t size) {
+  if (arena == nullptr) return nullptr;
+  std::vector<void*>& free = arena->free[size];
+  CHECK(!free.empty() || !arena->recording, "CUDA: recorded work asks for ", size,
+        " bytes that its first run did not");
+  if (free.empty()) return nullptr;
+  void* p = free.back();
+  free.pop_back();
+  return p;
+}
+
+}  // namespace
+
 void* allocate_memory(size_t bytes, Device device) {
   if (device.is_cpu()) return cpu_memory::allocate(bytes);
   const cudaStream_t stream = cuda::stream_of(device);
   const size_t size = std::max<size_t>(bytes, 1);
-  void* p = nullptr;
-  cudaError_t error = cudaMallocAsync(&p, size, stream);
+  std::shared_ptr<ArenaBlocks> arena = cuda::current_arena();
+  if (arena && !(arena->device == device)) arena = nullptr;
   Ledger& book = ledger(device);
   const std::lock_guard lock(book.mutex);
+  void* p = take_block(arena.get(), size);
+  const cudaError_t error = p != nullptr ? cudaSuccess : cudaMallocAsync(&p, size, stream);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     out_of_memory(bytes, device, book);
   }
   CUDA_CHECK(error);
-  book.live.emplace(p, size);
+  book.live.emplace(p, Block{size, std::move(arena)});
   MemoryStats& s = book.stats;
   ++s.allocations;
   s.current_bytes += static_cast<int64_t>(size);
@@ -92,8 +138,19 @@ void release_memory(void* p, Device device) {
     const std::lock_guard lock(book.mutex);
     const auto found = book.live.find(p);
     if (found == book.live.end()) return;
-    book.stats.current_bytes -= static_cast<int64_t>(found->second);
+    const Block block = std::move(found->second);
+    book.stats.current_bytes -= static_cast<int64_t>(block.bytes);
     book.live.erase(found);
+    if (block.arena && !block.arena->closed) {
+      block.arena->free[block.bytes].push_back(p);
+      return;
+    }
+    // A recording would take the release of memory that is not its own for a part of the work.
+    ArenaBlocks* current = cuda::current_arena().get();
+    if (current != nullptr && current->recording && current->device == device) {
+      current->late.push_back(p);
+      return;
+    }
   }
   // Called by destructors: an error of earlier work is for the next checked call to report.
   cudaFreeAsync(p, cuda::stream_of(device));
