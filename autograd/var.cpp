@@ -8,6 +8,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/elementwise.h"
+#include "tensor/trace.h"
 
 namespace parlo {
 
@@ -180,7 +181,10 @@ class Sweep {
     pending_.erase(&node);
     CHECK(node.backward, node.name, ": backward through a graph that was already released");
     current_ = &node;
-    const std::vector<Tensor> grads = node.backward(dy.contiguous(), node.need);
+    const std::vector<Tensor> grads = [&] {
+      const TraceRange range(node.name);
+      return node.backward(dy.contiguous(), node.need);
+    }();
     CHECK(grads.size() == node.inputs.size(), node.name, ": backward gave ", grads.size(),
           " gradients for ", node.inputs.size(), " inputs");
     const std::vector<Var> inputs = std::move(node.inputs);

@@ -68,11 +68,12 @@ void rollouts(benchmark::State& state, int64_t samples, int64_t image_tokens) {
     const RandomKey key = RandomKey(4).fold(static_cast<uint64_t>(i));
     keys.push_back({key.fold("init"), key.fold("step")});
   }
+  Velocity velocity(*bench.model);
   Best best;
   for (auto turn : state) {
     static_cast<void>(turn);
     state.SetIterationTime(
-        best.run([&] { rollout(*bench.model, condition, nullptr, keys, RolloutConfig(), 0); }));
+        best.run([&] { rollout(velocity, condition, nullptr, keys, RolloutConfig(), 0); }));
   }
   set_counters(state, best, samples, static_cast<double>(samples * (image_tokens + kTextTokens)));
 }

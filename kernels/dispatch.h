@@ -4,10 +4,14 @@
 
 #include "tensor/device.h"
 #include "tensor/error.h"
+#include "tensor/trace.h"
 
 #ifdef PARLO_GPU
 
-#define DISPATCH(device, call) ((device).is_cpu() ? ::parlo::cpu::call : ::parlo::cuda::call)
+// The range lives until the call has returned.
+#define DISPATCH(device, call)                    \
+  (static_cast<void>(::parlo::TraceRange(#call)), \
+   (device).is_cpu() ? ::parlo::cpu::call : ::parlo::cuda::call)
 
 #else
 

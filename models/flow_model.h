@@ -27,10 +27,14 @@ class FlowModel {
   virtual Shape latent_shape() const = 0;
   // Encodes prompts; equal prompts give equal bits in any batch. Cached.
   virtual Condition encode(std::span<const std::string> prompts) = 0;
-  // Velocity noise - x0 of x [B, latent_shape] at noise level sigma (one for the batch, or one a
-  // sample in the other form), conditional branch only.
-  virtual Var velocity(const Var& x, std::span<const double> sigmas,
-                       const Condition& condition) const = 0;
+  // Velocity noise - x0 of x [B, latent_shape], conditional branch only, at the noise levels that
+  // `noise` was made from. Work of the device alone, so that it can be recorded (Replayed).
+  virtual Var velocity(const Var& x, const Tensor& noise, const Condition& condition) const = 0;
+  // What velocity() takes of noise levels sigma, one a sample; computed on the CPU.
+  virtual Tensor noise_features(std::span<const double> sigmas) const = 0;
+  Var velocity(const Var& x, std::span<const double> sigmas, const Condition& condition) const {
+    return velocity(x, noise_features(sigmas), condition);
+  }
   // Latents [B, ...] -> pictures [B, 3, H, W] in [0, 1] (not clipped).
   virtual Tensor decode(const Tensor& latents) const = 0;
   virtual std::vector<double> sigmas(int64_t steps) const = 0;
@@ -42,7 +46,10 @@ class FlowModel {
 
 // Classifier-free guidance: v = vu + g (vc - vu), both branches in one batch [uncond, cond]; g == 1
 // evaluates the conditional branch alone. uncond is needed when g != 1. detach_uncond cuts the
-// gradient of the unconditional branch.
+// gradient of the unconditional branch. noise: of B samples, or of the 2 B of both branches.
+Var guided_velocity(const FlowModel& model, const Var& x, const Tensor& noise,
+                    const Condition& condition, const Condition* uncond, double guidance,
+                    bool detach_uncond = false);
 Var guided_velocity(const FlowModel& model, const Var& x, double sigma, const Condition& condition,
                     const Condition* uncond, double guidance, bool detach_uncond = false);
 

@@ -74,13 +74,16 @@ Condition Sd3Pipeline::encode(std::span<const std::string> prompts) {
   return c;
 }
 
-Var Sd3Pipeline::velocity(const Var& x, std::span<const double> sigmas,
-                          const Condition& condition) const {
+Tensor Sd3Pipeline::noise_features(std::span<const double> sigmas) const {
   std::vector<float> times;
   for (double s : sigmas) times.push_back(static_cast<float>(1000.0 * s));
   const Shape shape{static_cast<int64_t>(times.size())};
-  return transformer_->forward(x, Var(Tensor::from(times, shape).to(device())),
-                               Var(condition.context), Var(condition.pooled));
+  return timestep_features(Var(Tensor::from(times, shape))).value().to(device());
+}
+
+Var Sd3Pipeline::velocity(const Var& x, const Tensor& noise, const Condition& condition) const {
+  return transformer_->forward_features(x, Var(noise), Var(condition.context),
+                                        Var(condition.pooled));
 }
 
 Tensor Sd3Pipeline::decode(const Tensor& latents) const {

@@ -22,8 +22,9 @@ class Sd3Pipeline : public FlowModel {
 
   Shape latent_shape() const override;
   Condition encode(std::span<const std::string> prompts) override;
-  Var velocity(const Var& x, std::span<const double> sigmas,
-               const Condition& condition) const override;
+  using FlowModel::velocity;
+  Var velocity(const Var& x, const Tensor& noise, const Condition& condition) const override;
+  Tensor noise_features(std::span<const double> sigmas) const override;
   Tensor decode(const Tensor& latents) const override;
   std::vector<double> sigmas(int64_t steps) const override;
   Linears linears() override { return transformer_->linears(); }

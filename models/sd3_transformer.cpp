@@ -6,6 +6,7 @@
 
 #include "tensor/file.h"
 #include "tensor/safetensors.h"
+#include "tensor/trace.h"
 
 namespace parlo {
 namespace {
@@ -126,7 +127,8 @@ Var joined(const Var& a, const Var& b) {
 
 }  // namespace
 
-Sd3Block::Sd3Block(const Scope& scope, const Sd3Config& c, int64_t index) {
+Sd3Block::Sd3Block(const Scope& scope, const Sd3Config& c, int64_t index)
+    : name(concat("transformer_blocks.", index)) {
   const int64_t width = c.width();
   const auto& duals = c.dual_attention_layers;
   dual = std::find(duals.begin(), duals.end(), index) != duals.end();
@@ -214,6 +216,14 @@ Var Sd3Transformer::positions(int64_t height, int64_t width) const {
 
 Var Sd3Transformer::forward(const Var& hidden_states, const Var& timestep,
                             const Var& encoder_hidden_states, const Var& pooled_projections) const {
+  check_shape("Sd3Transformer", "timestep", timestep.value(), {hidden_states.dim(0)});
+  return forward_features(hidden_states, timestep_features(timestep), encoder_hidden_states,
+                          pooled_projections);
+}
+
+Var Sd3Transformer::forward_features(const Var& hidden_states, const Var& features,
+                                     const Var& encoder_hidden_states,
+                                     const Var& pooled_projections) const {
   const Sd3Config& c = config_;
   const int64_t p = c.patch_size;
   CHECK(hidden_states.rank() == 4 && hidden_states.dim(1) == c.in_channels &&
@@ -221,7 +231,7 @@ Var Sd3Transformer::forward(const Var& hidden_states, const Var& timestep,
         "Sd3Transformer: hidden_states has shape ", hidden_states.shape(), ", expected [B, ",
         c.in_channels, ", H, W] with H and W multiples of ", p);
   const int64_t batch = hidden_states.dim(0), h = hidden_states.dim(2), w = hidden_states.dim(3);
-  check_shape("Sd3Transformer", "timestep", timestep.value(), {batch});
+  check_shape("Sd3Transformer", "timestep features", features.value(), {batch, kTimestepChannels});
   check_shape("Sd3Transformer", "pooled_projections", pooled_projections.value(),
               {batch, c.pooled_projection_dim});
   const int64_t tokens = encoder_hidden_states.rank() == 3 ? encoder_hidden_states.dim(1) : -1;
@@ -230,10 +240,10 @@ Var Sd3Transformer::forward(const Var& hidden_states, const Var& timestep,
 
   Var x = add(patch_embed_(hidden_states), positions(h / p, w / p));
   Var text = context_embedder_(encoder_hidden_states);
-  const Var temb =
-      add(timestep_embedder_(timestep_features(timestep)), text_embedder_(pooled_projections));
+  const Var temb = add(timestep_embedder_(features), text_embedder_(pooled_projections));
   const Var silu_temb = silu(temb);
   for (const Sd3Block& block : blocks_) {
+    const TraceRange range(block.name.c_str());
     if (!checkpoint_blocks || block.last) {
       block(x, text, silu_temb);
       continue;

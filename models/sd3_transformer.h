@@ -57,6 +57,7 @@ struct QkvStream {
 };
 
 struct Sd3Block {
+  std::string name;  // in profiles
   bool dual = false, last = false;
   AdaLayerNorm norm1, norm1_context;
   QkvStream image, text, second;
@@ -82,6 +83,9 @@ class Sd3Transformer {
   // pooled_projections [B, pooled] -> sample [B, C, H, W].
   Var forward(const Var& hidden_states, const Var& timestep, const Var& encoder_hidden_states,
               const Var& pooled_projections) const;
+  // The same with timestep_features(timestep) [B, 256] in the timestep's place.
+  Var forward_features(const Var& hidden_states, const Var& features,
+                       const Var& encoder_hidden_states, const Var& pooled_projections) const;
 
   const Sd3Config& config() const { return config_; }
   Params& params() { return params_; }

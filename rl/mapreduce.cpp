@@ -164,6 +164,8 @@ AdapterFile MapReduce::train(const Expert& expert, FlowModel& model) {
                             : LoraAdapter::from_file(model.linears(), copy_of(live_));
   GrpoConfig grpo = config_.grpo;
   grpo.lr = expert.lr;
+  // Experts side by side share a GPU's stream, which only one may record.
+  if (config_.parallel) grpo.rollout.record = false;
   std::unique_ptr<FlowModel> reference;
   if (config_.anchor_base && grpo.loss.kl_beta > 0 && !folded_.empty()) reference = make_model_();
   GrpoTrainer trainer(model, adapter, expert.rewards, expert.prompts, grpo,

@@ -23,20 +23,16 @@ Shape batch_shape(const FlowModel& model, int64_t batch) {
 }
 
 // Velocity of flat latents [B, D], evaluated in micro-batches.
-Tensor velocity_of(const FlowModel& model, const Tensor& x, double sigma,
-                   const Condition& condition, const Condition* uncond, double guidance,
-                   int64_t micro_batch) {
-  const NoGrad guard;
+Tensor velocity_of(Velocity& velocity, const Tensor& x, double sigma, const Condition& condition,
+                   const Condition* uncond, double guidance, int64_t micro_batch) {
   const int64_t batch = x.dim(0);
   Tensor v = Tensor::empty_like(x);
   for (int64_t b = 0; b < batch; b += micro_batch) {
     const int64_t e = std::min(b + micro_batch, batch);
-    const Var part(x.slice(0, b, e).view(batch_shape(model, e - b)));
     Condition none;
     if (uncond) none = uncond->rows(b, e);
-    const Var out = guided_velocity(model, part, sigma, condition.rows(b, e),
-                                    uncond ? &none : nullptr, guidance);
-    v.slice(0, b, e).copy_from(out.value().view({e - b, x.dim(1)}));
+    v.slice(0, b, e).copy_from(velocity.value({x.slice(0, b, e), sigma, condition.rows(b, e),
+                                               uncond ? &none : nullptr, guidance, false}));
   }
   return v;
 }
@@ -77,8 +73,9 @@ void validate(const RolloutConfig& c) {
   }
 }
 
-Rollout rollout(const FlowModel& model, const Condition& condition, const Condition* uncond,
+Rollout rollout(Velocity& velocity, const Condition& condition, const Condition* uncond,
                 std::span<const SampleKey> keys, const RolloutConfig& config, int64_t start) {
+  const FlowModel& model = velocity.model();
   const std::vector<double> sigmas = model.sigmas(config.steps);
   std::vector<RandomKey> init;
   for (const SampleKey& k : keys) init.push_back(k.init);
@@ -92,7 +89,7 @@ Rollout rollout(const FlowModel& model, const Condition& condition, const Condit
     const FlowCoefficients c = flow_coefficients(stochastic ? config.noise : FlowNoise::ode, sigma,
                                                  next_sigma, config.noise_level, sigmas[1]);
     const Tensor v =
-        velocity_of(model, x, sigma, condition, uncond, config.guidance, config.micro_batch);
+        velocity_of(velocity, x, sigma, condition, uncond, config.guidance, config.micro_batch);
     std::vector<RandomKey> step_keys;
     for (const SampleKey& k : keys) step_keys.push_back(k.step.fold(static_cast<uint64_t>(t)));
     const FlowStep s = flow_step(c, x, v, step_keys);
@@ -103,15 +100,16 @@ Rollout rollout(const FlowModel& model, const Condition& condition, const Condit
   return out;
 }
 
-Tensor sample_ode(const FlowModel& model, const Condition& condition, const Condition* uncond,
+Tensor sample_ode(FlowModel& model, const Condition& condition, const Condition* uncond,
                   std::span<const RandomKey> keys, int64_t steps, double guidance,
                   int64_t micro_batch) {
+  Velocity velocity(model);
   const std::vector<double> sigmas = model.sigmas(steps);
   Tensor x = initial_noise(model, keys);
   for (int64_t t = 0; t < steps; ++t) {
     const double sigma = sigmas[static_cast<size_t>(t)];
     const double next_sigma = sigmas[static_cast<size_t>(t + 1)];
-    const Tensor v = velocity_of(model, x, sigma, condition, uncond, guidance, micro_batch);
+    const Tensor v = velocity_of(velocity, x, sigma, condition, uncond, guidance, micro_batch);
     x = flow_step(flow_coefficients(FlowNoise::ode, sigma, next_sigma, 0.0, sigmas[1]), x, v, {})
             .next;
   }

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "autograd/functions.h"
-#include "models/flow_model.h"
+#include "rl/velocity.h"
 
 namespace parlo {
 
@@ -24,6 +24,7 @@ struct RolloutConfig {
   double guidance = 1.0;
   bool detach_uncond = false;
   int64_t micro_batch = 32;  // samples a forward pass; no effect on results
+  bool record = true;        // on a GPU: forward and backward as CUDA graphs; no effect on results
 };
 
 // Who a sample is: its noise depends on this alone.
@@ -53,11 +54,11 @@ int64_t trained_steps(const RolloutConfig& config);
 // UsageError naming the field when the settings do not fit each other.
 void validate(const RolloutConfig& config);
 
-Rollout rollout(const FlowModel& model, const Condition& condition, const Condition* uncond,
+Rollout rollout(Velocity& velocity, const Condition& condition, const Condition* uncond,
                 std::span<const SampleKey> keys, const RolloutConfig& config, int64_t start);
 
 // Plain ODE sampling.
-Tensor sample_ode(const FlowModel& model, const Condition& condition, const Condition* uncond,
+Tensor sample_ode(FlowModel& model, const Condition& condition, const Condition* uncond,
                   std::span<const RandomKey> keys, int64_t steps, double guidance,
                   int64_t micro_batch = 32);
 

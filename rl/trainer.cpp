@@ -113,9 +113,9 @@ void validate_mixture(const std::vector<WeightedReward>& rewards,
 
 GrpoTrainer::GrpoTrainer(FlowModel& model, LoraAdapter& adapter,
                          std::vector<WeightedReward> rewards, std::vector<Prompt> prompts,
-                         const GrpoConfig& config, const ExpertKey& key, const FlowModel* reference)
+                         const GrpoConfig& config, const ExpertKey& key, FlowModel* reference)
     : model_(model),
-      reference_(reference),
+      velocity_(model, config.rollout.record),
       adapter_(adapter),
       linears_(model.linears()),
       rewards_(std::move(rewards)),
@@ -127,6 +127,8 @@ GrpoTrainer::GrpoTrainer(FlowModel& model, LoraAdapter& adapter,
   validate(config_);
   CHECK(!rewards_.empty(), "GrpoTrainer: no reward");
   validate_mixture(rewards_, prompts_);
+  if (reference != nullptr) reference_.emplace(*reference, config.rollout.record);
+  for (const NamedVar& p : params_) leaves_.push_back(p.var);
   if (config_.ema_decay > 0) ema_.emplace(params_, config_.ema_decay);
   model_.params().set_requires_grad(false);
   adapter_.set_requires_grad(true);
@@ -185,7 +187,7 @@ GrpoTrainer::Batch GrpoTrainer::collect(StepStats& stats) {
   }
   // One window for the whole step: windows that differ inside a group multiply the noise.
   const int64_t start = window_start(config_.rollout, epoch.fold("window"));
-  batch.rollout = rollout(model_, batch.condition, batch.uncond ? &*batch.uncond : nullptr, keys,
+  batch.rollout = rollout(velocity_, batch.condition, batch.uncond ? &*batch.uncond : nullptr, keys,
                           config_.rollout, start);
   return batch;
 }
@@ -256,32 +258,29 @@ void GrpoTrainer::accumulate(const Batch& batch, const StoredStep& s, std::span<
                              double share, Tally& tally) {
   const auto count = static_cast<int64_t>(rows.size());
   const Tensor x = take_rows(s.x, rows);
-  Shape shape = model_.latent_shape();
-  shape.insert(0, count);
-  const Condition cond = take_rows(batch.condition, rows);
   std::optional<Condition> uncond;
   if (batch.uncond) uncond = take_rows(*batch.uncond, rows);
-  const auto velocity = [&](const FlowModel& model) {
-    return guided_velocity(model, Var(x.view(shape)), s.sigma, cond, uncond ? &*uncond : nullptr,
-                           config_.rollout.guidance, config_.rollout.detach_uncond);
-  };
+  const Velocity::At at{x,
+                        s.sigma,
+                        take_rows(batch.condition, rows),
+                        uncond ? &*uncond : nullptr,
+                        config_.rollout.guidance,
+                        config_.rollout.detach_uncond};
   Tensor v_ref;
   if (config_.loss.kl_beta > 0) {
-    const NoGrad guard;
     const AdapterDisabled base(linears_);
-    v_ref = velocity(reference_ ? *reference_ : model_).value().view(x.shape());
+    v_ref = (reference_ ? *reference_ : velocity_).value(at);
   }
-  const Var v = velocity(model_);
+  const Tensor v = velocity_.forward(at, leaves_);
   std::vector<float> advantage;
   for (int64_t r : rows) {
     advantage.push_back(static_cast<float>(batch.advantages.values[static_cast<size_t>(r)]));
   }
   const FlowLoss l =
-      flow_loss(s.coefficients, x, v.value().view(x.shape()), take_rows(s.next, rows),
-                take_rows(s.log_prob, rows), Tensor::from(advantage, {count}).to(x.device()), v_ref,
-                config_.loss);
+      flow_loss(s.coefficients, x, v, take_rows(s.next, rows), take_rows(s.log_prob, rows),
+                Tensor::from(advantage, {count}).to(x.device()), v_ref, config_.loss);
   tally.add(l, advantage, config_.loss);
-  backward(v, affine(Var(l.dv.view(shape)), share).value());
+  velocity_.backward(affine(Var(l.dv), share).value());
 }
 
 // The gradient of the mean loss over samples order[begin, end) and trained steps.

@@ -71,7 +71,7 @@ class GrpoTrainer {
   // `reference`, or towards the model without the adapter when it is null.
   GrpoTrainer(FlowModel& model, LoraAdapter& adapter, std::vector<WeightedReward> rewards,
               std::vector<Prompt> prompts, const GrpoConfig& config, const ExpertKey& key,
-              const FlowModel* reference = nullptr);
+              FlowModel* reference = nullptr);
   ~GrpoTrainer();
 
   // Step number steps() + 1. An update without a finite reward, loss and gradient is skipped;
@@ -85,6 +85,8 @@ class GrpoTrainer {
   void load_state(const NamedTensors& state);
   // Adam's moments, for averaging over experts.
   AdamW& optimizer() { return optimizer_; }
+
+  const Velocity& velocity() const { return velocity_; }
 
   // Swaps EMA weights into the adapter and back; nothing without EMA.
   void swap_ema();
@@ -103,7 +105,8 @@ class GrpoTrainer {
   std::vector<int64_t> draw_prompts() const;
 
   FlowModel& model_;
-  const FlowModel* reference_;
+  Velocity velocity_;
+  std::optional<Velocity> reference_;  // of a model other than the trained one
   LoraAdapter& adapter_;
   Linears linears_;
   std::vector<WeightedReward> rewards_;
@@ -111,6 +114,7 @@ class GrpoTrainer {
   GrpoConfig config_;
   RandomKey key_;
   std::vector<NamedVar> params_;
+  std::vector<Var> leaves_;  // of params_
   AdamW optimizer_;
   std::optional<Ema> ema_;
   int64_t step_ = 0;

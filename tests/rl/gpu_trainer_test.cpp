@@ -9,6 +9,7 @@ namespace {
 struct Trained {
   std::map<std::string, Tensor> state;
   std::vector<StepStats> stats;
+  int64_t recorded = 0, replays = 0;
 };
 
 Trained train(Device device, const GrpoConfig& config, int steps) {
@@ -18,6 +19,8 @@ Trained train(Device device, const GrpoConfig& config, int steps) {
   GrpoTrainer& trainer = bench.start(config);
   Trained out;
   for (int i = 0; i < steps; ++i) out.stats.push_back(trainer.step());
+  out.recorded = trainer.velocity().replayed().recorded();
+  out.replays = trainer.velocity().replayed().replays();
   for (const auto& [name, t] : trainer.state()) out.state[name] = t.to(Device{});
   return out;
 }
@@ -60,6 +63,24 @@ TEST_CASE("gpu: with KL, guidance and EMA as well") {
   config.loss.kl_beta = 0.1;
   config.ema_decay = 0.5;
   check_equal_training(config);
+}
+
+// The first call of a shape runs, the second is recorded, the others are replayed; what comes out
+// must be the bits of a run that records nothing.
+TEST_CASE("gpu: recorded steps have the bits of direct ones") {
+  GrpoConfig config = tiny_config();
+  config.rollout.noise = FlowNoise::sde;
+  config.loss.kl_beta = 0.1;
+  const Trained recorded = train(kGpu, config, 3);
+  CHECK(recorded.recorded >= 3);  // rollout, reference, training
+  CHECK(recorded.replays > 2 * recorded.recorded);
+  config.rollout.record = false;
+  const Trained direct = train(kGpu, config, 3);
+  CHECK(direct.recorded == 0);
+  for (const auto& [name, t] : direct.state) {
+    INFO(name);
+    CHECK(same_bits(t, recorded.state.at(name)));
+  }
 }
 
 TEST_CASE("gpu: the same run twice ends in the same bits") {

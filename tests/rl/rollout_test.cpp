@@ -54,7 +54,8 @@ struct Scene {
   }
 
   Rollout run(const RolloutConfig& c, int64_t start) const {
-    return rollout(*model, condition, c.guidance == 1.0 ? nullptr : &uncond, keys, c, start);
+    Velocity velocity(*model);
+    return rollout(velocity, condition, c.guidance == 1.0 ? nullptr : &uncond, keys, c, start);
   }
 };
 
@@ -202,7 +203,8 @@ TEST_CASE("micro-batches and neighbours leave a sample's trajectory untouched") 
     for (int64_t b = 0; b < 7; ++b) {
       const Condition condition = scene.condition.rows(b, b + 1),
                       none = scene.uncond.rows(b, b + 1);
-      const Rollout alone = rollout(*scene.model, condition, guidance == 1.0 ? nullptr : &none,
+      Velocity velocity(*scene.model);
+      const Rollout alone = rollout(velocity, condition, guidance == 1.0 ? nullptr : &none,
                                     std::span(scene.keys).subspan(static_cast<size_t>(b), 1), c, 1);
       CHECK(same_bits(alone.latents, whole.latents.slice(0, b, b + 1)));
       CHECK(same_bits(alone.steps[1].log_prob, whole.steps[1].log_prob.slice(0, b, b + 1)));

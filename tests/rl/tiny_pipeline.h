@@ -149,14 +149,18 @@ class WatchedModel : public FlowModel {
 
   Shape latent_shape() const override { return inner_.latent_shape(); }
   Condition encode(std::span<const std::string> prompts) override { return inner_.encode(prompts); }
-  Var velocity(const Var& x, std::span<const double> sigmas,
-               const Condition& condition) const override {
-    if (!grad_enabled()) {
+  using FlowModel::velocity;
+  Tensor noise_features(std::span<const double> sigmas) const override {
+    last_sigma_ = sigmas[0];
+    return inner_.noise_features(sigmas);
+  }
+  Var velocity(const Var& x, const Tensor& noise, const Condition& condition) const override {
+    if (!grad_enabled() && device().is_cpu()) {  // a recording may keep nothing
       inputs.push_back(x.value().clone());
-      input_sigmas.push_back(sigmas[0]);
+      input_sigmas.push_back(last_sigma_);
       conditions.push_back(condition);
     }
-    const Var v = inner_.velocity(x, sigmas, condition);
+    const Var v = inner_.velocity(x, noise, condition);
     const bool spoil = grad_enabled() && spoil_training;
     return spoil ? affine(v, std::numeric_limits<double>::quiet_NaN()) : v;
   }
@@ -178,6 +182,7 @@ class WatchedModel : public FlowModel {
 
  private:
   FlowModel& inner_;
+  mutable double last_sigma_ = 0;
 };
 
 }  // namespace parlo::test

@@ -31,7 +31,7 @@ struct Bench {
   std::vector<WeightedReward> rewards{{colour_reward(0), 1.0}};
   std::unique_ptr<GrpoTrainer> trainer;
 
-  GrpoTrainer& start(const GrpoConfig& config, const FlowModel* reference = nullptr) {
+  GrpoTrainer& start(const GrpoConfig& config, FlowModel* reference = nullptr) {
     trainer.reset();
     trainer = std::make_unique<GrpoTrainer>(model, adapter, rewards, prompts, config,
                                             ExpertKey{1, 1, "red"}, reference);
