@@ -75,5 +75,6 @@ void add_gpu_attention();
 void add_gpu_norm();
 void add_gpu_elementwise();
 void add_gpu_train();
+void add_gpu_grpo();
 
 }  // namespace parlo::bench

@@ -1,5 +1,5 @@
-// Named ranges for profilers (NVTX): ops, gradients and layers above the kernels they start. Nothing
-// in a build without a GPU backend, a few nanoseconds where no profiler listens.
+// Named ranges for profilers (NVTX): ops, gradients and layers above the kernels they start.
+// Nothing in a build without a GPU backend, a few nanoseconds where no profiler listens.
 #pragma once
 
 namespace parlo {
