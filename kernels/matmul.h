@@ -4,6 +4,8 @@
 // of rows or threads: a row's result is the same bits alone and inside any batch.
 #pragma once
 
+#include <span>
+
 #include "tensor/tensor.h"
 
 namespace parlo {
@@ -19,12 +21,21 @@ struct LowRank {
   Tensor down;
 };
 
+// The low-rank term of rows [first, first + rows) of a batch alone; `down` is [rows, r].
+struct LowRankRows {
+  int64_t first = 0, rows = 0;
+  LowRank low_rank;
+};
+
 struct LinearArgs {
   Tensor bias;  // [N], optional
   Activation activation = Activation::none;
   Tensor pre_activation;              // output [rows, N], optional: the value before activation
   Tensor residual;                    // [rows, N], optional: added after the activation
-  const LowRank* low_rank = nullptr;  // joins before the activation
+  const LowRank* low_rank = nullptr;  // of all rows, joins before the activation
+  // Instead, several adapters in one batch: sorted and apart; rows of none have no term. A row has
+  // the bits that its segment, or what lies between two, has alone.
+  std::span<const LowRankRows> low_rank_rows;
 };
 
 namespace cpu {

@@ -63,6 +63,27 @@ inline void check_linear_operand(const char* name, const Tensor& t, const Shape&
         dtype_name(dtype), "; convert with Tensor::to");
 }
 
+inline void check_low_rank(const LowRank& low, int64_t rows, int64_t n, int64_t k, DType dtype) {
+  CHECK(low.a.defined() && low.b.defined(), "linear: low rank a or b is undefined");
+  CHECK(low.a.rank() == 2, "linear: low rank a has shape ", low.a.shape(), ", expected (r, K)");
+  const int64_t r = low.a.dim(0);
+  check_shape("linear", "low rank a", low.a, {r, k});
+  check_shape("linear", "low rank b", low.b, {n, r});
+  if (low.down) check_linear_operand("low rank down", low.down, {rows, r}, dtype);
+}
+
+// Segments of rows: sorted, apart, inside the batch.
+template <class Segments>
+void check_row_segments(const Segments& segments, int64_t rows) {
+  int64_t end = 0;
+  for (const auto& s : segments) {
+    CHECK(s.first >= end && s.rows >= 0 && s.first + s.rows <= rows, "linear: low rank rows [",
+          s.first, ", ", s.first + s.rows, ") are not sorted, overlap, or leave the ", rows,
+          " rows of x");
+    end = s.first + s.rows;
+  }
+}
+
 inline void check_linear(const Tensor& x, const Tensor& w, const Tensor& y,
                          const LinearArgs& args) {
   CHECK(x.defined() && w.defined() && y.defined(), "linear: x, w or y is undefined");
@@ -78,14 +99,11 @@ inline void check_linear(const Tensor& x, const Tensor& w, const Tensor& y,
   if (args.pre_activation)
     check_linear_operand("pre_activation", args.pre_activation, {rows, n}, dtype);
   if (args.residual) check_linear_operand("residual", args.residual, {rows, n}, dtype);
-  if (!args.low_rank) return;
-  const LowRank& low = *args.low_rank;
-  CHECK(low.a.defined() && low.b.defined(), "linear: low rank a or b is undefined");
-  CHECK(low.a.rank() == 2, "linear: low rank a has shape ", low.a.shape(), ", expected (r, K)");
-  const int64_t r = low.a.dim(0);
-  check_shape("linear", "low rank a", low.a, {r, k});
-  check_shape("linear", "low rank b", low.b, {n, r});
-  if (low.down) check_linear_operand("low rank down", low.down, {rows, r}, dtype);
+  CHECK(!args.low_rank || args.low_rank_rows.empty(),
+        "linear: a low rank of all rows and of some; expected one of them");
+  if (args.low_rank) check_low_rank(*args.low_rank, rows, n, k, dtype);
+  check_row_segments(args.low_rank_rows, rows);
+  for (const LowRankRows& s : args.low_rank_rows) check_low_rank(s.low_rank, s.rows, n, k, dtype);
 }
 
 }  // namespace parlo

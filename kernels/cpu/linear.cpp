@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/linear_rows.h"
 #include "kernels/matmul_checks.h"
 #include "tensor/parallel.h"
 
@@ -76,29 +77,36 @@ void linear_f32(const Tensor& x, const Tensor& w, const Tensor& y, const LinearA
   gemm(g, &e);
 }
 
+// A batch of one adapter or none.
+void linear_part(const Tensor& x, const Tensor& w, const Tensor& y, LinearArgs args, LowRank low) {
+  const DType dtype = x.dtype();
+  if (low.a) {
+    low.a = low.a.to(dtype).contiguous(), low.b = low.b.to(dtype).contiguous();
+    if (!low.down) low.down = Tensor::empty({x.dim(0), low.a.dim(0)}, dtype);
+    args.low_rank = &low;
+  }
+  visit_float(dtype, "linear", [&](auto zero) {
+    if constexpr (std::is_same_v<decltype(zero), float>) {
+      linear_f32(x, w, y, args);
+    } else {
+      linear_plain(x, w, y, args);
+    }
+  });
+}
+
 }  // namespace
 
 void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
   check_linear(x, w, y, args);
-  if (y.numel() == 0 && !args.low_rank) return;
-  const DType dtype = x.dtype();
   LinearArgs ready = args;
-  if (args.bias) ready.bias = args.bias.to(dtype).contiguous();
+  if (args.bias) ready.bias = args.bias.to(x.dtype()).contiguous();
   if (args.residual && args.residual.raw() == y.raw()) ready.residual = args.residual.clone();
-  LowRank low;
-  if (args.low_rank) {
-    low = *args.low_rank;
-    low.a = low.a.to(dtype).contiguous(), low.b = low.b.to(dtype).contiguous();
-    if (!low.down) low.down = Tensor::empty({x.dim(0), low.a.dim(0)}, dtype);
-    ready.low_rank = &low;
+  for (const LowRankRows& part : linear_parts(args, x.dim(0))) {
+    const int64_t begin = part.first, end = begin + part.rows;
+    if (w.dim(0) == 0 && !part.low_rank.a) continue;
+    linear_part(x.slice(0, begin, end), w, y.slice(0, begin, end),
+                linear_args_of(ready, begin, end), part.low_rank);
   }
-  visit_float(dtype, "linear", [&](auto zero) {
-    if constexpr (std::is_same_v<decltype(zero), float>) {
-      linear_f32(x, w, y, ready);
-    } else {
-      linear_plain(x, w, y, ready);
-    }
-  });
 }
 
 }  // namespace parlo::cpu

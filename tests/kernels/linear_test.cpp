@@ -187,6 +187,43 @@ TEST_CASE("a row has the same bits alone, inside any batch, with any number of t
   set_num_threads(2);
 }
 
+TEST_CASE("rows of several adapters have the bits of their segment alone") {
+  for (DType dtype : {DType::f32, DType::f64}) {
+    Case c = make(150, 70, 65, 0, dtype, dtype);
+    c.activation = Activation::silu;
+    const auto adapter = [&](int64_t first, int64_t rows, int64_t rank, uint32_t seed) {
+      return LowRankRows{
+          first,
+          rows,
+          {random_tensor({rank, 65}, seed, dtype), random_tensor({70, rank}, seed + 1, dtype),
+           0.1 * seed, Tensor::empty({rows, rank}, dtype)}};
+    };
+    const LowRankRows segments[] = {adapter(2, 20, 4, 7), adapter(22, 60, 9, 9),
+                                    adapter(90, 0, 3, 11), adapter(90, 55, 16, 13)};
+    const Tensor y = Tensor::full({150, 70}, std::nan(""), dtype), pre = y.clone();
+    LinearArgs args;
+    args.bias = c.bias, args.residual = c.residual, args.pre_activation = pre;
+    args.activation = c.activation, args.low_rank_rows = segments;
+    cpu::linear(c.x, c.w, y, args);
+    int64_t row = 0;
+    const auto check = [&](int64_t begin, int64_t end, const LowRank* low) {
+      INFO("rows ", begin, " .. ", end);
+      Case part = c;
+      part.x = c.x.slice(0, begin, end), part.residual = c.residual.slice(0, begin, end);
+      if (low) part.a = low->a, part.b = low->b, part.scale = low->scale;
+      const Result alone = run(part);
+      CHECK(same_values(alone.y, y.slice(0, begin, end)));
+      CHECK(same_values(alone.pre, pre.slice(0, begin, end)));
+      if (low) CHECK(same_values(alone.down, low->down));
+    };
+    for (const LowRankRows& s : segments) {
+      check(row, s.first, nullptr);
+      check(s.first, row = s.first + s.rows, &s.low_rank);
+    }
+    check(row, 150, nullptr);
+  }
+}
+
 TEST_CASE("faults are named") {
   const Tensor x = Tensor::zeros({2, 3}), w = Tensor::zeros({4, 3}), y = Tensor::zeros({2, 4});
   LinearArgs args;
@@ -194,4 +231,8 @@ TEST_CASE("faults are named") {
   CHECK(contains(message_of([&] { cpu::linear(x, w, y, args); }), "bias"));
   CHECK(contains(message_of([&] { cpu::linear(x, Tensor::zeros({4, 5}), y); }), "w has shape"));
   CHECK(contains(message_of([&] { cpu::linear(x, w.to(DType::f16), y); }), "f16"));
+  const LowRankRows one{1, 2, {Tensor::zeros({1, 3}), Tensor::zeros({4, 1}), 1, {}}};
+  args.bias = Tensor();
+  args.low_rank_rows = {&one, 1};
+  CHECK(contains(message_of([&] { cpu::linear(x, w, y, args); }), "rows [1, 3)"));
 }
