@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/attention.cuh"
 
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/fragment.cuh"
 
 namespace parlo::cuda {
 
@@ -51,11 +51,6 @@ __device__ __forceinline__ void load_pair(unsigned char* tiles, const HeadRows<c
                                           int d, Valid valid) {
   load_tile<DP, kRows>(tiles, x, x.head(b, head), first, d, valid);
   load_tile<DP, kRows>(tiles + kRows * DP * 2, y, y.head(b, head), first, d, valid);
-}
-
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  const uint32_t l = __bfloat16_as_ushort(__float2bfloat16_rn(low));
-  return l | static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
 }
 
 // s[m][n] += rows [row + 16 m, ..) of tile a times rows [8 n, ..) of tile b, over all columns.

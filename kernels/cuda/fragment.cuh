@@ -17,6 +17,18 @@ __device__ __forceinline__ Words load_words(const bf16* p, bool inside) {
   return load_pack<4>(reinterpret_cast<const uint32_t*>(p));
 }
 
+// Two values in a word, and out of it.
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  const uint32_t l = __bfloat16_as_ushort(__float2bfloat16_rn(low));
+  return l | static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
+}
+__device__ __forceinline__ float low_f32(uint32_t x) {
+  return __uint_as_float(x << 16);
+}
+__device__ __forceinline__ float high_f32(uint32_t x) {
+  return __uint_as_float(x & 0xffff0000u);
+}
+
 // Halves of two words that belong side by side.
 __device__ __forceinline__ uint32_t low_halves(uint32_t x, uint32_t y) {
   return (x & 0xffffu) | (y << 16);

@@ -4,10 +4,10 @@
 // A warp keeps 32 columns: its part of b stays in registers and it goes on over rows, 16 at a time.
 // Column 8 t + 2 j + e belongs to product j, so that lane (g, t) holds 8 neighbours of rows g and
 // g + 8: 16 bytes an access.
+#include "kernels/cuda/activate_all.cuh"
 #include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/linear_tail.h"
 #include "kernels/cuda/map.cuh"
-#include "kernels/cuda/math.cuh"
 
 namespace parlo::cuda {
 namespace {
@@ -50,25 +50,6 @@ struct Row {
     }
   }
 };
-
-__device__ __forceinline__ void activate_all(Activation f, float (&v)[8]) {
-  const auto each = [&](auto which) {
-#pragma unroll
-    for (float& x : v) x = activate<decltype(which)::value>(x);
-  };
-  switch (f) {
-    case Activation::none:
-      break;
-    case Activation::gelu_tanh:
-      return each(std::integral_constant<Activation, Activation::gelu_tanh>{});
-    case Activation::gelu_erf:
-      return each(std::integral_constant<Activation, Activation::gelu_erf>{});
-    case Activation::quick_gelu:
-      return each(std::integral_constant<Activation, Activation::quick_gelu>{});
-    case Activation::silu:
-      return each(std::integral_constant<Activation, Activation::silu>{});
-  }
-}
 
 // Eight neighbours of one row of y.
 __device__ __forceinline__ void finish(const Tail& d, int64_t at, const float (&low)[8],

@@ -1,0 +1,171 @@
+// y = activation(x w' + bias + low rank) + residual in bf16 on Hopper (sm_90a).
+// Floor: 2 rows N (K + r) flops at the tensor cores' rate; with short K the bytes of y, residual
+// and pre-activation. A block of 3 warpgroups walks over tiles of 128 x 128 or 128 x 256: one
+// thread of the first feeds a ring of stages, 64 of K each, by TMA; the others have 64 rows each
+// and multiply by wgmma, m64n128k16 or m64n256k16, one stage's products in flight while the next is
+// awaited.
+//
+// The low-rank term is more steps of K before the others: stages of `down` and b, whose sums are
+// scaled in f32 (an exact place for `scale`; none in bf16), then x and w on top. A segment has
+// tensor maps of its own, whose rows are its rows: outside they read as zeros, so that a tile
+// across segments takes the steps of each, and a row gets zeros from those of others.
+//
+// Tile and order of the sum follow from N and K alone. Wide tiles read less and pay for it at the
+// way out, which nothing overlaps: they are for long K. Shared memory 193 KiB wide, 97 KiB narrow
+// and two blocks a multiprocessor. Sources: PTX ISA, wgmma and mbarrier.
+#include "kernels/cuda/gemm_sm90_epilogue.cuh"
+
+#include "kernels/cuda/gemm_sm90.h"
+#include "kernels/cuda/map.cuh"
+#include "kernels/linear_rows.h"
+
+namespace parlo::cuda {
+namespace {
+
+constexpr int64_t kLongDepth = 2048;  // from which K on the way out of a wide tile is small
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    gemm_sm90_kernel(const __grid_constant__ HopperGemmOperands f,
+                     const __grid_constant__ HopperGemmMaps maps) {
+#if defined(PARLO_SIMT) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  SMEM_DYNAMIC(raw);
+  SMEM(HopperGemmBarriers<Tile>, bars_of_block, [1]);
+  HopperGemmBarriers<Tile>& bars = bars_of_block[0];
+  unsigned char* const ring = raw + (1024 - ptx::smem_u32(raw) % 1024) % 1024;
+  const int group = static_cast<int>(threadIdx.x) / Tile::kGroup;  // 2: the producer
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Tile::kStages; ++i) {
+      ptx::mbar_init(&bars.full[i], 1);
+      ptx::mbar_init(&bars.empty[i], 8);  // one arrival of each consumer warp
+    }
+    ptx::fence_mbar_init();
+  }
+  __syncthreads();
+  if (group == 2) {
+    if constexpr (Tile::kWide) ptx::setmaxnreg_dec<24>();
+    if (threadIdx.x == 2 * Tile::kGroup) feed<Tile>(ring, bars, f, maps);
+    return;
+  }
+  if constexpr (Tile::kWide) ptx::setmaxnreg_inc<240>();
+  const int warp = threadIdx.x / kWarp % 4;
+  const int64_t tiles = int64_t{f.row_tiles} * f.column_tiles;
+  RingPlace<Tile> at;
+  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const TileCorner c = tile_corner<Tile>(f, tile);
+    float d[Tile::kSums];
+    consume<Tile>(d, at, ptx::smem_u32(ring), bars, f, c.row, group);
+    finish_tile(d, f, {c.row + group * 64 + warp * 16, c.column});
+  }
+#endif
+}
+
+// False where the library was built without sm_90a: the kernel has a body, and so static shared
+// memory, only there.
+bool built_for_hopper(Device device) {
+#ifdef PARLO_SIMT
+  (void)device;
+  return true;
+#else
+  static const bool built = [&] {
+    (void)stream_of(device);  // makes the device current
+    cudaFuncAttributes attributes{};
+    CUDA_CHECK(cudaFuncGetAttributes(&attributes, gemm_sm90_kernel<HopperGemmTile<128, false> >));
+    return attributes.sharedSizeBytes > 0;
+  }();
+  return built;
+#endif
+}
+
+bool is_empty(const LowRankRows& s) {
+  return s.rows == 0 || s.low_rank.down.dim(1) == 0;
+}
+
+// A matrix as TMA reads it, in boxes of 64 columns.
+TensorMapArgs map_of(const Tensor& t, int64_t rows) {
+  const auto n = static_cast<uint64_t>(t.dim(0)), wide = static_cast<uint64_t>(t.dim(1));
+  return {t.raw(), {wide, n, 1, 1}, {wide, wide, wide}, {64, static_cast<uint32_t>(rows), 1, 1}};
+}
+
+// Rows [begin, end) with the segments that lie in them.
+template <int Columns, bool Turned>
+void run(const HopperProduct& p, int64_t begin, int64_t end,
+         std::span<const LowRankRows> segments) {
+  using Tile = HopperGemmTile<Columns, Turned>;
+  constexpr int kRight = Turned ? Tile::kDepth : Columns;  // rows of a box
+  const auto n = [](int64_t i) { return static_cast<int>(i); };
+  const LinearArgs args = linear_args_of(p.args, begin, end);
+  HopperGemmMaps maps{};
+  maps.x = tensor_map(map_of(p.x.slice(0, begin, end), Tile::kRows));
+  maps.w = tensor_map(map_of(p.w, kRight));
+  HopperGemmOperands f{n(end - begin),
+                       n(p.y.dim(1)),
+                       n(p.x.dim(1)),
+                       n(ceil_div(end - begin, Tile::kRows)),
+                       n(ceil_div(p.y.dim(1), Columns)),
+                       args.activation,
+                       pointer<bf16>(p.y.slice(0, begin, end)),
+                       pointer<const bf16>(args.bias),
+                       pointer<const bf16>(args.residual),
+                       pointer<bf16>(args.pre_activation)};
+  for (const LowRankRows& s : segments) {
+    if (is_empty(s)) continue;
+    const int64_t first = s.first - begin;
+    maps.down[f.segments] = tensor_map(map_of(s.low_rank.down, Tile::kRows));
+    maps.up[f.segments] = tensor_map(map_of(s.low_rank.b, kRight));
+    f.segment[f.segments++] = {n(first), n(first + s.rows), n(s.low_rank.down.dim(1)),
+                               static_cast<float>(s.low_rank.scale)};
+  }
+  const Device device = p.y.device();
+  const int64_t most = int64_t{Tile::kBlocks} * properties(device).multiprocessors;
+  launch({"gemm_sm90", blocks_for(int64_t{f.row_tiles} * f.column_tiles, 1, most), Tile::kThreads,
+          device, Tile::kShared},
+         gemm_sm90_kernel<Tile>, f, maps);
+}
+
+bool takes_matrix(const Tensor& t) {
+  return t.dtype() == DType::bf16 && t.is_contiguous() && fits_tensor_map(map_of(t, 1)) &&
+         t.dim(0) < INT32_MAX / 2 && t.dim(1) < INT32_MAX / 2;
+}
+
+}  // namespace
+
+bool takes_gemm_sm90(const HopperProduct& p) {
+  const Properties& gpu = properties(p.y.device());
+  if (gpu.major != 9 || gpu.minor != 0 || !built_for_hopper(p.y.device())) return false;
+  for (const Tensor* t : {&p.x, &p.w, &p.y}) {
+    if (!takes_matrix(*t)) return false;
+  }
+  for (const Tensor* t : {&p.args.bias, &p.args.residual, &p.args.pre_activation}) {
+    if (*t && (t->dtype() != DType::bf16 || !t->is_contiguous() || !is_aligned(t->raw()))) {
+      return false;
+    }
+  }
+  for (const LowRankRows& s : p.args.low_rank_rows) {
+    if (is_empty(s)) continue;
+    if (!takes_matrix(s.low_rank.down) || !takes_matrix(s.low_rank.b)) return false;
+  }
+  return true;
+}
+
+void gemm_sm90(const HopperProduct& p) {
+  const std::span<const LowRankRows> all = p.args.low_rank_rows;
+  const int64_t rows = p.x.dim(0), columns = p.y.dim(1);
+  const bool wide = p.x.dim(1) >= kLongDepth && columns % 256 == 0;
+  size_t segment = 0;
+  for (int64_t row = 0; row < rows;) {  // several launches for more segments than one takes
+    const size_t next = std::min(all.size(), segment + kMostSegments);
+    const int64_t end = next < all.size() ? all[next].first : rows;
+    const auto some = all.subspan(segment, next - segment);
+    if (end > row) {
+      if (p.turned) {
+        wide ? run<256, true>(p, row, end, some) : run<128, true>(p, row, end, some);
+      } else {
+        wide ? run<256, false>(p, row, end, some) : run<128, false>(p, row, end, some);
+      }
+    }
+    row = end, segment = next;
+  }
+}
+
+}  // namespace parlo::cuda

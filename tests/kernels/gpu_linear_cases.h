@@ -1,0 +1,108 @@
+// Cases of linear on a GPU and their reference, the CPU in f64.
+#pragma once
+
+#include <vector>
+
+#include "kernels/cuda/linear_path.h"
+#include "kernels/matmul.h"
+#include "tests/kernels/gpu_kernel_support.h"
+
+namespace parlo::test {
+
+constexpr Activation kActivations[] = {Activation::none, Activation::gelu_tanh,
+                                       Activation::gelu_erf, Activation::quick_gelu,
+                                       Activation::silu};
+
+struct LinearCase {
+  Tensor x, w, bias, residual, a, b;
+  std::vector<LowRankRows> rows;  // in place of a and b
+  Activation activation = Activation::none;
+  double scale = 1;
+  bool keep = true;  // pre-activation
+};
+
+struct LinearResult {
+  Tensor y, pre;
+  std::vector<Tensor> down;
+};
+
+template <class Linear>
+LinearResult run_linear(Linear&& linear, const LinearCase& c) {
+  LinearResult r;
+  const auto nans = [&](int64_t rows, int64_t columns) {
+    return Tensor::full({rows, columns}, std::nan(""), c.x.dtype(), c.x.device());
+  };
+  r.y = nans(c.x.dim(0), c.w.dim(0));
+  LinearArgs args;
+  LowRank low{c.a, c.b, c.scale, Tensor()};
+  if (c.a) {
+    r.down.push_back(low.down = nans(c.x.dim(0), c.a.dim(0)));
+    args.low_rank = &low;
+  }
+  std::vector<LowRankRows> rows = c.rows;
+  for (LowRankRows& s : rows) {
+    r.down.push_back(s.low_rank.down = nans(s.rows, s.low_rank.a.dim(0)));
+  }
+  args.low_rank_rows = rows;
+  if (c.keep) args.pre_activation = r.pre = r.y.clone();
+  args.bias = c.bias, args.residual = c.residual;
+  args.activation = c.activation;
+  linear(c.x, c.w, r.y, args);
+  return r;
+}
+
+// On the CPU in f64.
+inline LinearCase reference(const LinearCase& c) {
+  LinearCase r = c;
+  for (Tensor* t : {&r.x, &r.w, &r.bias, &r.residual, &r.a, &r.b}) {
+    if (*t) *t = t->to(Device{}).to(DType::f64);
+  }
+  for (LowRankRows& s : r.rows) {
+    for (Tensor* t : {&s.low_rank.a, &s.low_rank.b}) *t = t->to(Device{}).to(DType::f64);
+  }
+  return r;
+}
+
+// By each path that there is for the dtype.
+inline void compare(const LinearCase& c, double limit) {
+  using Path = cuda::LinearPath;
+  const LinearResult want = run_linear(cpu::linear, reference(c));
+  for (const Path path : {Path::automatic, Path::hopper, Path::library}) {
+    if (path != Path::automatic && c.x.dtype() != DType::bf16) continue;
+    INFO("path ", static_cast<int>(path));
+    const cuda::UseLinearPath use(path);
+    const LinearResult got = run_linear(cuda::linear, c);
+    check_close(got.y, want.y, limit);
+    if (c.keep) check_close(got.pre, want.pre, limit);
+    for (size_t i = 0; i < want.down.size(); ++i) check_close(got.down[i], want.down[i], limit);
+  }
+}
+
+inline LinearCase linear_case(int64_t rows, int64_t n, int64_t k, int64_t rank, DType dtype,
+                              DType weight) {
+  const auto random = [&](const Shape& shape, uint32_t seed, double scale = 1) {
+    return on_gpu(random_tensor(shape, seed, dtype, scale));
+  };
+  LinearCase c;
+  c.x = random({rows, k}, 1);
+  c.w = random({n, k}, 2, 0.2).to(weight);
+  c.bias = random({n}, 3);
+  c.residual = random({rows, n}, 4);
+  if (rank > 0) {
+    c.a = random({rank, k}, 5, 0.2), c.b = random({n, rank}, 6, 0.2);
+    c.scale = 1.5;
+  }
+  return c;
+}
+
+// An adapter for rows [first, first + rows) of a case.
+inline LowRankRows adapter_rows(const LinearCase& c, int64_t first, int64_t rows, int64_t rank,
+                                uint32_t seed, double scale) {
+  const DType dtype = c.x.dtype();
+  return {first,
+          rows,
+          {on_gpu(random_tensor({rank, c.x.dim(1)}, seed, dtype, 0.2)),
+           on_gpu(random_tensor({c.w.dim(0), rank}, seed + 1, dtype, 0.2)), scale, Tensor()}};
+}
+
+}  // namespace parlo::test
