@@ -49,11 +49,18 @@ void matmul(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const 
 // y[rows, N] = activation(x[rows, K] w[N, K]' + bias + low rank) + residual. Contiguous operands.
 void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args = {});
 
+// The gradient of linear's x, before any activation: dx[rows, K] = dy[rows, N] w[N, K], plus
+// scale * down a on the rows of each term, whose `down` = dy b [rows, r] is an input here and whose
+// b is not read. w and a may have another dtype. (The other gradients are plain products.)
+void linear_backward(const Tensor& dy, const Tensor& w, const Tensor& dx,
+                     std::span<const LowRankRows> terms = {});
+
 }  // namespace cpu
 
 // The same on a GPU: kernels/cuda.
 namespace cuda {
 decltype(cpu::matmul) matmul;
 decltype(cpu::linear) linear;
+decltype(cpu::linear_backward) linear_backward;
 }  // namespace cuda
 }  // namespace parlo

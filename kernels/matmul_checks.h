@@ -106,4 +106,23 @@ inline void check_linear(const Tensor& x, const Tensor& w, const Tensor& y,
   for (const LowRankRows& s : args.low_rank_rows) check_low_rank(s.low_rank, s.rows, n, k, dtype);
 }
 
+inline void check_linear_backward(const Tensor& dy, const Tensor& w, const Tensor& dx,
+                                  std::span<const LowRankRows> terms) {
+  CHECK(dy.defined() && w.defined() && dx.defined(), "linear_backward: dy, w or dx is undefined");
+  CHECK(dy.rank() == 2 && w.rank() == 2, "linear_backward: dy has shape ", dy.shape(), " and w ",
+        w.shape(), ", expected (rows, N) and (N, K)");
+  const int64_t rows = dy.dim(0), n = dy.dim(1), k = w.dim(1);
+  check_linear_operand("dy", dy, {rows, n}, dy.dtype());
+  check_linear_operand("w", w, {n, k}, w.dtype());
+  check_linear_operand("dx", dx, {rows, k}, dy.dtype());
+  check_row_segments(terms, rows);
+  for (const LowRankRows& s : terms) {
+    const LowRank& low = s.low_rank;
+    CHECK(low.a.defined() && low.a.rank() == 2 && low.down.defined(),
+          "linear_backward: a term lacks a (r, K) or down (rows, r)");
+    check_shape("linear_backward", "low rank a", low.a, {low.a.dim(0), k});
+    check_linear_operand("low rank down", low.down, {s.rows, low.a.dim(0)}, dy.dtype());
+  }
+}
+
 }  // namespace parlo

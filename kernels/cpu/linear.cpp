@@ -109,4 +109,15 @@ void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs&
   }
 }
 
+void linear_backward(const Tensor& dy, const Tensor& w, const Tensor& dx,
+                     std::span<const LowRankRows> terms) {
+  check_linear_backward(dy, w, dx, terms);
+  matmul(dy, false, w.to(dy.dtype()), false, dx);
+  for (const LowRankRows& s : terms) {
+    const LowRank& low = s.low_rank;
+    matmul(low.down, false, low.a.to(dy.dtype()), false, dx.slice(0, s.first, s.first + s.rows),
+           low.scale, 1.0);
+  }
+}
+
 }  // namespace parlo::cpu

@@ -9,14 +9,10 @@
 
 #include "kernels/cuda/common.cuh"
 
-#include <atomic>
-
 #include "kernels/cuda/blas.h"
-#include "kernels/cuda/gemm_sm90.h"
-#include "kernels/cuda/linear_path.h"
+#include "kernels/cuda/linear_parts.h"
 #include "kernels/cuda/linear_tail.h"
 #include "kernels/cuda/low_rank.h"
-#include "kernels/linear_rows.h"
 #include "kernels/matmul_checks.h"
 
 namespace parlo::cuda {
@@ -72,69 +68,7 @@ void linear_library(const Tensor& x, const Tensor& w, const Tensor& y, LinearArg
   linear_tail(y, args);
 }
 
-// One call of linear, its adapters ready.
-struct Batch {
-  const Tensor &x, &w, &y;
-  const LinearArgs& args;
-  std::vector<LowRankRows> parts;
-
-  // Parts [first, last) for the Hopper product; `shifted` is room for their segments.
-  HopperProduct product(size_t first, size_t last, std::vector<LowRankRows>& shifted) const {
-    const int64_t begin = parts[first].first, end = parts[last - 1].first + parts[last - 1].rows;
-    shifted.clear();
-    for (size_t i = first; i < last; ++i) {
-      if (!parts[i].low_rank.a) continue;
-      shifted.push_back(parts[i]);
-      shifted.back().first -= begin;
-    }
-    HopperProduct p{x.slice(0, begin, end), w, y.slice(0, begin, end), false,
-                    linear_args_of(args, begin, end)};
-    p.args.low_rank_rows = shifted;
-    return p;
-  }
-
-  bool is_for_hopper(size_t i) const {
-    const bool plain = args.activation == Activation::none;
-    const bool lacking = parts[i].low_rank.a || (args.residual && !plain);
-    const LinearPath path = linear_path();
-    if (path == LinearPath::library || (path == LinearPath::automatic && !lacking)) return false;
-    std::vector<LowRankRows> room;
-    return takes_gemm_sm90(product(i, i + 1, room));
-  }
-
-  void run_library(const LowRankRows& part) const {
-    const int64_t begin = part.first, end = begin + part.rows;
-    LinearArgs mine = linear_args_of(args, begin, end);
-    if (part.low_rank.a) mine.low_rank = &part.low_rank;
-    linear_library(x.slice(0, begin, end), w, y.slice(0, begin, end), mine);
-  }
-
-  void run() const {
-    std::vector<LowRankRows> room;
-    for (size_t i = 0; i < parts.size();) {
-      size_t end = i;
-      while (end < parts.size() && is_for_hopper(end)) ++end;
-      if (end > i) {
-        gemm_sm90(product(i, end, room));
-      } else {
-        run_library(parts[end++]);
-      }
-      i = end;
-    }
-  }
-};
-
-std::atomic<LinearPath> chosen_path{LinearPath::automatic};
-
 }  // namespace
-
-LinearPath linear_path() {
-  return chosen_path;
-}
-UseLinearPath::UseLinearPath(LinearPath path) : before_(chosen_path.exchange(path)) {}
-UseLinearPath::~UseLinearPath() {
-  chosen_path = before_;
-}
 
 void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
   check_linear(x, w, y, args);
@@ -143,14 +77,41 @@ void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs&
   visit_dtype_gpu(dtype, "linear", [](auto) {});
   LinearArgs ready = args;
   if (args.bias) ready.bias = args.bias.to(dtype).contiguous();
-  Batch batch{x, w, y, ready, linear_parts(args, x.dim(0))};
-  for (LowRankRows& part : batch.parts) {
+  std::vector<LowRankRows> parts = linear_parts(args, x.dim(0));
+  for (LowRankRows& part : parts) {
     LowRank& low = part.low_rank;
     if (!low.a) continue;
     check_same_device("linear", x, low.a, low.b, low.down);
     make_ready(low, x.slice(0, part.first, part.first + part.rows));
   }
-  if (y.numel() > 0) batch.run();
+  if (y.numel() == 0) return;
+  ready.low_rank = nullptr;
+  run_linear_parts({x, w, y, false, ready}, parts, [](HopperProduct p, const LowRank* low) {
+    p.args.low_rank = low;
+    linear_library(p.x, p.w, p.y, p.args);
+  });
+}
+
+void linear_backward(const Tensor& dy, const Tensor& w, const Tensor& dx,
+                     std::span<const LowRankRows> terms) {
+  check_linear_backward(dy, w, dx, terms);
+  check_same_device("linear_backward", dy, w, dx);
+  visit_dtype_gpu(dy.dtype(), "linear_backward", [](auto) {});
+  LinearArgs args;
+  args.low_rank_rows = terms;
+  std::vector<LowRankRows> parts = linear_parts(args, dy.dim(0));
+  for (LowRankRows& part : parts) {
+    LowRank& low = part.low_rank;
+    if (!low.a) continue;
+    check_same_device("linear_backward", dy, low.a, low.down);
+    low.b = low.a = low.a.to(dy.dtype()).contiguous();  // what `down` is multiplied by
+  }
+  if (dx.numel() == 0) return;
+  run_linear_parts({dy, w.to(dy.dtype()), dx, true, {}}, parts,
+                   [](const HopperProduct& p, const LowRank* low) {
+                     matmul(p.x, false, p.w, false, p.y);
+                     if (low) matmul(low->down, false, low->b, false, p.y, low->scale, 1.0);
+                   });
 }
 
 }  // namespace parlo::cuda

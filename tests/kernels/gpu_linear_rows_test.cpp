@@ -111,6 +111,41 @@ TEST_CASE("gpu: rows without an adapter do not see a broken one beside them") {
   check_bits(c, whole, 30, 64, nullptr, {});
 }
 
+TEST_CASE("gpu: the gradient of linear's input, every segment as alone") {
+  for (const DType dtype : kGpuTypes) {
+    for (const int64_t n : {136, 72, 70}) {
+      const int64_t rows = 300, k = 80;
+      const LinearCase c = several(rows, n, k, dtype);
+      const Tensor dy = on_gpu(random_tensor({rows, n}, 50, dtype));
+      std::vector<LowRankRows> terms = c.rows, wanted;
+      for (LowRankRows& s : terms) {
+        s.low_rank.down = on_gpu(random_tensor({s.rows, s.low_rank.a.dim(0)}, 60, dtype));
+        wanted.push_back(s);
+        for (Tensor* t : {&wanted.back().low_rank.a, &wanted.back().low_rank.down}) {
+          *t = t->to(Device{}).to(DType::f64);
+        }
+      }
+      const Tensor want = Tensor::empty({rows, k}, DType::f64);
+      cpu::linear_backward(dy.to(Device{}).to(DType::f64), c.w.to(Device{}).to(DType::f64), want,
+                           wanted);
+      for (const Path path : {Path::automatic, Path::hopper, Path::library}) {
+        INFO("n ", n, ", path ", static_cast<int>(path));
+        const cuda::UseLinearPath use(path);
+        const Tensor dx = gpu_output({rows, k}, dtype);
+        cuda::linear_backward(dy, c.w, dx, terms);
+        check_close(dx, want, tolerance(dtype));
+        for (LowRankRows s : terms) {
+          const int64_t begin = s.first, end = begin + s.rows;
+          const Tensor alone = gpu_output({s.rows, k}, dtype);
+          s.first = 0;
+          cuda::linear_backward(dy.slice(0, begin, end), c.w, alone, {&s, 1});
+          CHECK(same_gpu_bits(alone, dx.slice(0, begin, end)));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("gpu: faults of adapters of rows are named") {
   LinearCase c = linear_case(20, 8, 8, 0, DType::f32, DType::f32);
   const auto message = [&] { return message_of([&] { run_linear(cuda::linear, c); }); };
