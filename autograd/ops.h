@@ -62,10 +62,17 @@ struct LowRankVar {
   Var a, b;
   double scale = 1.0;
 };
+// One of several adapters in a batch: of rows [first, first + rows) of x seen as [rows, K].
+struct LowRankRowsVar {
+  int64_t first = 0, rows = 0;
+  LowRankVar low_rank;
+};
 struct LinearExtras {
   Activation activation = Activation::none;
   Var residual;                          // added after the activation
   const LowRankVar* low_rank = nullptr;  // joins before the activation
+  // Instead: sorted and apart, the same adapter as often as it likes; other rows have none.
+  std::span<const LowRankRowsVar> low_rank_rows = {};
 };
 // x [..., K], w [N, K], bias [N] or undefined -> [..., N].
 Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras = {});

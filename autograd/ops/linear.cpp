@@ -1,11 +1,12 @@
-// Matrix product and the linear layer with its low-rank term:
+// Matrix product and the linear layer with its low-rank terms, each of all rows or of some:
 //   y = act(x w' + b + s (x a') b') + residual
 // With p the pre-activation and dp its gradient:
 //   dx = dp w + s (dp b) a,  dw = dp' x,  db = column sums of dp,
-//   d(b) = s dp' (x a'),  d(a) = s (dp b)' x.
+//   d(b) = s dp' (x a'),  d(a) = s (dp b)' x, over the term's rows.
 #include "autograd/ops.h"
 #include "autograd/ops/shared.h"
 #include "kernels/dispatch.h"
+#include "kernels/matmul_checks.h"
 #include "kernels/reduce.h"
 
 namespace parlo {
@@ -65,11 +66,29 @@ Tensor batched_product(const Tensor& a, bool ta, const Tensor& b, bool tb) {
 struct LinearSaved {
   Shape x_shape;
   int64_t rows = 0;
-  Tensor x;  // only when w or a wants a gradient
-  Tensor w, pre, a, b, down;
+  Tensor x;  // only when w or an a wants a gradient
+  Tensor w, pre;
+  std::vector<LowRankRows> terms;  // `down` is x a'
   Activation activation = Activation::none;
-  double scale = 1.0;
 };
+
+// Inputs of linear in front of a and b of every term.
+constexpr size_t kLinearInputs = 4;
+
+// Gradients of each term's a and b where they are wanted, and its dp b [rows, r] in `down` of
+// `terms` where dx or da wants it.
+void low_rank_gradients(const LinearSaved& s, const Tensor& dp, const Need& need,
+                        std::vector<LowRankRows>& terms, std::vector<Tensor>& grads) {
+  for (size_t i = 0; i < terms.size(); ++i) {
+    const int64_t begin = terms[i].first, end = begin + terms[i].rows;
+    const size_t at = kLinearInputs + 2 * i;
+    LowRank& low = terms[i].low_rank;
+    const Tensor rows = dp.slice(0, begin, end), x_down = low.down;
+    if (need[0] || need[at]) low.down = product(rows, false, low.b, false);
+    if (need[at]) grads[at] = product(low.down, true, s.x.slice(0, begin, end), false, low.scale);
+    if (need[at + 1]) grads[at + 1] = product(rows, true, x_down, false, low.scale);
+  }
+}
 
 std::vector<Tensor> linear_backward(const LinearSaved& s, const Tensor& dy, const Need& need) {
   const Tensor dout = dy.view({s.rows, s.w.dim(0)});
@@ -78,13 +97,12 @@ std::vector<Tensor> linear_backward(const LinearSaved& s, const Tensor& dy, cons
     dp = Tensor::empty_like(dout);
     DISPATCH(dp.device(), activation_backward(s.activation, s.pre, dout, dp));
   }
-  std::vector<Tensor> grads(6);
-  Tensor dp_b;  // dp b [rows, r]
-  if (s.a.defined() && (need[0] || need[3])) dp_b = product(dp, false, s.b, false);
+  std::vector<Tensor> grads(kLinearInputs + 2 * s.terms.size());
+  std::vector<LowRankRows> terms = s.terms;
+  low_rank_gradients(s, dp, need, terms, grads);
   if (need[0]) {
-    const Tensor w = s.w.to(dp.dtype());
-    Tensor dx = product(dp, false, w, false);
-    if (s.a.defined()) DISPATCH(dx.device(), matmul(dp_b, false, s.a, false, dx, s.scale, 1.0));
+    const Tensor dx = Tensor::empty({s.rows, s.w.dim(1)}, dp.dtype(), dp.device());
+    DISPATCH(dx.device(), linear_backward(dp, s.w, dx, terms));
     grads[0] = dx.view(s.x_shape);
   }
   if (need[1]) grads[1] = product(dp, true, s.x, false);
@@ -93,20 +111,28 @@ std::vector<Tensor> linear_backward(const LinearSaved& s, const Tensor& dy, cons
     DISPATCH(dp.device(), sum_to(dp, sums));
     grads[2] = sums.view({dp.dim(1)});
   }
-  if (s.a.defined() && need[3]) grads[3] = product(dp_b, true, s.x, false, s.scale);
-  if (s.a.defined() && need[4]) grads[4] = product(dp, true, s.down, false, s.scale);
-  if (need[5]) grads[5] = dy;
+  if (need[3]) grads[3] = dy;
   return grads;
 }
 
-void check_linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras) {
+// One way to say it: all adapters as terms of rows.
+std::vector<LowRankRowsVar> terms_of(const LinearExtras& extras, int64_t rows) {
+  CHECK(!extras.low_rank || extras.low_rank_rows.empty(),
+        "linear: a low rank of all rows and of some; expected one of them");
+  if (extras.low_rank) return {{0, rows, *extras.low_rank}};
+  return {extras.low_rank_rows.begin(), extras.low_rank_rows.end()};
+}
+
+void check_linear(const Var& x, const Var& w, const Var& bias,
+                  std::span<const LowRankRowsVar> terms, int64_t rows) {
   CHECK(w.rank() == 2 && x.rank() >= 1 && x.dim(-1) == w.dim(1), "linear: x ", x.shape(),
         " does not fit w ", w.shape(), " (expected [..., ", w.rank() == 2 ? w.dim(1) : -1, "])");
   if (bias) check_shape("linear", "bias", bias.value(), {w.dim(0)});
-  if (const LowRankVar* low = extras.low_rank) {
-    CHECK(low->a.rank() == 2 && low->a.dim(1) == w.dim(1), "linear: low-rank a ", low->a.shape(),
+  check_row_segments(terms, rows);
+  for (const auto& [first, count, low] : terms) {
+    CHECK(low.a.rank() == 2 && low.a.dim(1) == w.dim(1), "linear: low-rank a ", low.a.shape(),
           " does not fit w ", w.shape());
-    check_shape("linear", "low-rank b", low->b.value(), {w.dim(0), low->a.dim(0)});
+    check_shape("linear", "low-rank b", low.b.value(), {w.dim(0), low.a.dim(0)});
   }
 }
 
@@ -132,10 +158,11 @@ Var matmul(const Var& a, const Var& b, bool ta, bool tb) {
 }
 
 Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras) {
-  check_linear(x, w, bias, extras);
+  const Tensor in = as_rows(x.value());
+  const std::vector<LowRankRowsVar> terms = terms_of(extras, in.dim(0));
+  check_linear(x, w, bias, terms, in.dim(0));
   LinearSaved s;
   s.x_shape = x.shape();
-  const Tensor in = as_rows(x.value());
   s.rows = in.dim(0);
   s.w = w.value().contiguous();
   s.activation = extras.activation;
@@ -145,7 +172,6 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
   const Tensor rows = y.view({s.rows, w.dim(0)});
 
   LinearArgs args;
-  LowRank low;
   if (bias) args.bias = bias.value().contiguous();
   args.activation = extras.activation;
   const bool keep = grad_enabled();
@@ -157,21 +183,19 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
     check_shape("linear", "residual", extras.residual.value(), out_shape);
     args.residual = as_rows(extras.residual.value());
   }
-  Var a, b;
-  if (extras.low_rank) {
-    a = extras.low_rank->a;
-    b = extras.low_rank->b;
-    low = {a.value().contiguous(), b.value().contiguous(), extras.low_rank->scale, {}};
-    low.down = Tensor::empty({s.rows, a.dim(0)}, rows.dtype(), rows.device());
-    args.low_rank = &low;
-    s.a = low.a;
-    s.b = low.b;
-    s.down = low.down;
-    s.scale = low.scale;
+  std::vector<Var> inputs{x, w, bias, extras.residual};
+  bool keep_x = w.requires_grad();
+  for (const auto& [first, count, low] : terms) {
+    const Tensor down = Tensor::empty({count, low.a.dim(0)}, rows.dtype(), rows.device());
+    s.terms.push_back(
+        {first, count, {low.a.value().contiguous(), low.b.value().contiguous(), low.scale, down}});
+    inputs.insert(inputs.end(), {low.a, low.b});
+    keep_x = keep_x || low.a.requires_grad();
   }
+  args.low_rank_rows = s.terms;
   DISPATCH(rows.device(), linear(in, s.w, rows, args));
-  if (w.requires_grad() || a.requires_grad()) s.x = in;
-  return record("linear", y, {x, w, bias, a, b, extras.residual},
+  if (keep_x) s.x = in;
+  return record("linear", y, std::move(inputs),
                 [s](const Tensor& dy, const Need& need) { return linear_backward(s, dy, need); });
 }
 

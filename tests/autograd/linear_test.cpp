@@ -193,6 +193,53 @@ TEST_CASE("linear of odd, single and empty shapes") {
   }
 }
 
+// Rows 1, 2 and 5 .. 8 of 9 have adapter one, 3 and 4 adapter two.
+Var rows_linear(std::span<const Var> in, Activation f) {
+  const LowRankVar one{in[3], in[4], 1.5}, two{in[5], in[6], -0.5};
+  const LowRankRowsVar rows[] = {{1, 2, one}, {3, 2, two}, {5, 4, one}};
+  LinearExtras extras;
+  extras.activation = f, extras.residual = in[7], extras.low_rank_rows = rows;
+  return linear(in[0], in[1], in[2], extras);
+}
+
+TEST_CASE("linear with several adapters in one batch") {
+  const std::vector<Tensor> in{normal64({3, 3, 4}, 1), normal64({5, 4}, 2, 0.5),
+                               normal64({5}, 3),       normal64({2, 4}, 4, 0.5),
+                               normal64({5, 2}, 5),    normal64({3, 4}, 6, 0.5),
+                               normal64({5, 3}, 7),    normal64({3, 3, 5}, 8)};
+  for (const Activation f : {Activation::none, Activation::gelu_tanh}) {
+    const Op op = [f](std::span<const Var> v) { return rows_linear(v, f); };
+    const Tensor y = check_op("linear", op, in).view({9, 5});
+    for (const auto& [row, pair] : {std::pair{0, 0}, {1, 3}, {4, 5}, {8, 3}}) {
+      LinearCase c{true, pair > 0, true, f, pair == 5 ? -0.5 : 1.5};
+      std::vector<Tensor> alone{in[0].view({9, 4}).slice(0, row, row + 1), in[1], in[2]};
+      if (pair > 0) alone.insert(alone.end(), {in[pair], in[pair + 1]});
+      alone.push_back(in[7].view({9, 5}).slice(0, row, row + 1));
+      check_close(y.slice(0, row, row + 1), plain_linear(c, alone));
+    }
+  }
+}
+
+TEST_CASE("a segment of rows has the gradients that it has alone, bit for bit") {
+  const Tensor x = random_tensor({70, 33}, 1), w = random_tensor({40, 33}, 2, DType::f32, 0.3);
+  const Tensor a = random_tensor({4, 33}, 3), b = random_tensor({40, 4}, 4);
+  const auto run = [&](int64_t begin, int64_t end, bool neighbours) {
+    const Var in(x.slice(0, begin, end), true), va(a, true), vb(b, true);
+    const LowRankVar mine{va, vb, 0.5};
+    const LowRankVar other{Var(random_tensor({7, 33}, 5), true), Var(random_tensor({40, 7}, 6)), 2};
+    std::vector<LowRankRowsVar> rows{{20 - begin, 31, mine}};
+    if (neighbours) rows = {{3, 17, other}, rows[0], {55, 10, other}};
+    LinearExtras extras;
+    extras.activation = Activation::silu, extras.low_rank_rows = rows;
+    const Var y = linear(in, Var(w), {}, extras);
+    backward(y, random_tensor({70, 40}, 7).slice(0, begin, end));
+    return std::vector<Tensor>{y.value().slice(0, 20 - begin, 51 - begin),
+                               in.grad().slice(0, 20 - begin, 51 - begin), va.grad(), vb.grad()};
+  };
+  const std::vector<Tensor> inside = run(0, 70, true), alone = run(20, 51, false);
+  for (size_t i = 0; i < alone.size(); ++i) CHECK(same_values(inside[i], alone[i]));
+}
+
 TEST_CASE("linear with a frozen bf16 weight") {
   const Tensor w = random_tensor({9, 16}, 1, DType::bf16, 0.3);
   const Var low_a(random_tensor({2, 16}, 2), true), low_b(random_tensor({9, 2}, 3), true);
@@ -225,6 +272,10 @@ TEST_CASE("linear names shapes that do not fit") {
   const LowRankVar low{Var(normal64({2, 3}, 1)), Var(normal64({4, 1}, 2)), 1};
   CHECK(contains(message_of([&] { linear(x, fits, {}, {.residual = {}, .low_rank = &low}); }),
                  "low-rank b"));
+  const LowRankRowsVar late{1, 2, {Var(normal64({2, 3}, 1)), Var(normal64({4, 2}, 2)), 1}};
+  LinearExtras extras;
+  extras.low_rank_rows = {&late, 1};
+  CHECK(contains(message_of([&] { linear(x, fits, {}, extras); }), "rows [1, 3)"));
 }
 
 }  // namespace
