@@ -1,16 +1,21 @@
 // Products in bf16 at the presets' linears: plain (NT), the gradient of the input (NN), the fused
-// epilogues, and linears with a low-rank adapter, against the bare product in the same run.
+// epilogues, and linears with low-rank adapters, against the bare product in the same run. Where
+// two kernels can do it, NAME_hopper is our own and NAME_library cuBLASLt with what must follow it.
 #include "bench/gpu_measure.h"
 #include "bench/gpu_shapes.h"
+#include "kernels/cuda/linear_path.h"
 #include "kernels/matmul.h"
+#include "tensor/cuda/runtime.h"
 
 namespace parlo::bench {
 namespace {
 
+using Path = cuda::LinearPath;
+
 struct Linear {
   Tensor x, w, y;
   LinearArgs args;
-  LowRank low;  // args.low_rank is set at the call: a set may move
+  std::vector<LowRankRows> low;  // args.low_rank_rows is set at the call: a set may move
 };
 
 Linear operands(RandomKey key, int64_t m, int64_t n, int64_t k) {
@@ -21,54 +26,86 @@ double flops(int64_t m, int64_t n, int64_t k) {
   return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
 }
 
-Timing bare(int64_t m, int64_t n, int64_t k) {
-  return rotate([=](RandomKey key) { return operands(key, m, n, k); },
-                [](const Linear& o) { cuda::linear(o.x, o.w, o.y); });
+void run(const Linear& o) {
+  LinearArgs args = o.args;
+  args.low_rank_rows = o.low;
+  cuda::linear(o.x, o.w, o.y, args);
 }
 
-void plain(benchmark::State& state, int64_t m, int64_t n, int64_t k) {
-  report(state, bare(m, n, k), {flops(m, n, k), 0});
+Timing bare(int64_t m, int64_t n, int64_t k, Path path) {
+  const cuda::UseLinearPath use(path);
+  return rotate([=](RandomKey key) { return operands(key, m, n, k); }, run);
+}
+
+void plain(benchmark::State& state, int64_t m, int64_t n, int64_t k, Path path) {
+  report(state, bare(m, n, k, path), {flops(m, n, k), 0});
 }
 
 // dx [M, K] = dy [M, N] w [N, K].
-void input_gradient(benchmark::State& state, int64_t m, int64_t n, int64_t k) {
+void input_gradient(benchmark::State& state, int64_t m, int64_t n, int64_t k, Path path) {
+  const cuda::UseLinearPath use(path);
   const Timing t = rotate(
       [=](RandomKey key) {
         Linear o = operands(key, m, n, k);
         o.y = normal(key.fold("dy"), {m, n});
         return o;
       },
-      [](const Linear& o) { cuda::matmul(o.y, false, o.w, false, o.x); });
+      [](const Linear& o) { cuda::linear_backward(o.y, o.w, o.x); });
   report(state, t, {flops(m, n, k), 0});
 }
 
-void bias_gelu(benchmark::State& state, int64_t m, int64_t n, int64_t k, bool keep) {
+struct Gelu {
+  bool keep = false, residual = false;
+};
+
+void bias_gelu(benchmark::State& state, int64_t m, int64_t n, int64_t k, Gelu what, Path path) {
+  const cuda::UseLinearPath use(path);
   const Timing t = rotate(
       [=](RandomKey key) {
         Linear o = operands(key, m, n, k);
         o.args.bias = normal(key.fold("bias"), {n});
         o.args.activation = Activation::gelu_tanh;
-        if (keep) o.args.pre_activation = room({m, n});
+        if (what.keep) o.args.pre_activation = room({m, n});
+        if (what.residual) o.args.residual = normal(key.fold("residual"), {m, n});
         return o;
       },
-      [](const Linear& o) { cuda::linear(o.x, o.w, o.y, o.args); });
+      run);
   report(state, t, {flops(m, n, k), 0});
 }
 
+// `parts` adapters of as many rows each, every second one absent (a reference's rows): 1 is one
+// adapter of all rows.
+std::vector<LowRankRows> adapters(RandomKey key, int64_t m, int64_t n, int64_t k, int64_t rank,
+                                  int64_t parts) {
+  std::vector<LowRankRows> low;
+  for (int64_t i = 0; i < parts; i += 2) {
+    const RandomKey mine = key.fold(static_cast<uint64_t>(i));
+    const int64_t first = m * i / parts, rows = m * (i + 1) / parts - first;
+    low.push_back({first,
+                   rows,
+                   {normal(mine.fold("a"), {rank, k}), normal(mine.fold("b"), {n, rank}), 1.0,
+                    normal(mine.fold("down"), {rows, rank})}});
+  }
+  return low;
+}
+
+struct Adapted {
+  int64_t rank, parts = 1;
+  bool backward = false;  // linear_backward, `down` given
+};
+
 // Operations counted: those of the base alone, so that the share falls by what the adapter costs.
-void adapted(benchmark::State& state, int64_t m, int64_t n, int64_t k, int64_t rank) {
-  const Timing base = bare(m, n, k);
+void adapted(benchmark::State& state, int64_t m, int64_t n, int64_t k, Adapted what, Path path) {
+  const Timing base = bare(m, n, k, Path::library);
+  const cuda::UseLinearPath use(path);
   const Timing t = rotate(
       [=](RandomKey key) {
         Linear o = operands(key, m, n, k);
-        o.low = {normal(key.fold("a"), {rank, k}), normal(key.fold("b"), {n, rank}), 1.0,
-                 room({m, rank})};
+        o.low = adapters(key, m, n, k, what.rank, what.parts);
         return o;
       },
-      [](const Linear& o) {
-        LinearArgs args;
-        args.low_rank = &o.low;
-        cuda::linear(o.x, o.w, o.y, args);
+      [=](const Linear& o) {
+        what.backward ? cuda::linear_backward(o.y, o.w, o.x, o.low) : run(o);
       });
   report(state, t, {flops(m, n, k), 0});
   state.counters["x_bare"] = t.median / base.median;
@@ -91,21 +128,41 @@ void adapter_gradient(benchmark::State& state, int64_t m, int64_t k, int64_t ran
 }  // namespace
 
 void add_gpu_gemm() {
+  const cuda::Properties& gpu = cuda::properties(kGpu);
+  std::vector<std::pair<std::string, Path>> paths{{"", Path::library}};
+  if (gpu.major == 9 && gpu.minor == 0) paths.emplace_back("_hopper", Path::hopper);
   for (const GpuShape& s : gpu_shapes("gemm")) {
     const int64_t m = s["m"], n = s["n"], k = s["k"], rank = s.get("rank", 0);
+    using State = benchmark::State;
     const auto add = [&](const std::string& what, auto body) {
       add_gpu_benchmark(what + "/" + s.name(), body);
     };
-    add("gemm", [=](benchmark::State& state) { plain(state, m, n, k); });
-    if (s.has("dx")) add("gemm_dx", [=](benchmark::State& st) { input_gradient(st, m, n, k); });
-    if (s.has("gelu")) {
-      add("linear_gelu", [=](benchmark::State& st) { bias_gelu(st, m, n, k, false); });
-      add("linear_gelu_kept", [=](benchmark::State& st) { bias_gelu(st, m, n, k, true); });
+    for (const auto& [suffix, p] : paths) {
+      const Path path = p;
+      add("gemm" + suffix, [=](State& st) { plain(st, m, n, k, path); });
+      if (s.has("dx")) {
+        add("gemm_dx" + suffix, [=](State& st) { input_gradient(st, m, n, k, path); });
+      }
+      if (s.has("gelu")) {
+        add("linear_gelu" + suffix, [=](State& st) { bias_gelu(st, m, n, k, {}, path); });
+        add("linear_gelu_kept" + suffix, [=](State& st) { bias_gelu(st, m, n, k, {true}, path); });
+        add("linear_gelu_residual" + suffix, [=](State& st) {
+          bias_gelu(st, m, n, k, {true, true}, path);
+        });
+      }
     }
-    if (rank > 0) {
-      add("lora", [=](benchmark::State& state) { adapted(state, m, n, k, rank); });
-      add("lora_da", [=](benchmark::State& state) { adapter_gradient(state, m, k, rank); });
+    if (rank == 0) continue;
+    // What linear chooses has the plain name, which the peers have too.
+    for (const auto& [suffix, p] : {std::pair{"", Path::automatic}, {"_library", Path::library}}) {
+      const Path path = p;
+      const auto add_adapted = [&](const std::string& what, const Adapted& how) {
+        add(what + suffix, [=](State& st) { adapted(st, m, n, k, how, path); });
+      };
+      add_adapted("lora", {rank});
+      add_adapted("lora_rows", {rank, 4});
+      add_adapted("lora_dx", {rank, 1, true});
     }
+    add("lora_da", [=](State& st) { adapter_gradient(st, m, k, rank); });
   }
 }
 

@@ -19,6 +19,24 @@ def adapted(x, w, a, b):
     return F.linear(x, w) + F.linear(F.linear(x, a), b) * 1.0
 
 
+def adapted_rows(x, w, low):
+    """Adapters on every second part of the rows; the parts between have none."""
+    y = F.linear(x, w)
+    for first, a, b in low:
+        rows = slice(first, first + x.shape[0] // 4)
+        y[rows] += F.linear(F.linear(x[rows], a), b) * 1.0
+    return y
+
+
+def adapted_dx(dy, w, down, a):
+    return torch.addmm(torch.mm(dy, w), down, a)
+
+
+def gelu_residual(x, w, bias, residual):
+    pre = F.linear(x, w, bias)
+    return F.gelu(pre, approximate="tanh") + residual, pre
+
+
 def peft_layer(n: int, k: int, rank: int) -> torch.nn.Module:
     import peft
 
@@ -41,6 +59,13 @@ def add_adapters(results: Results, s: dict) -> None:
     results.add(name, "torch compiled", make, lambda o: fast(*o))
     results.add(name, "peft eager", lambda: (peft_layer(n, k, r), normal(m, k)),
                 lambda o: o[0](o[1]))
+    results.add(f"lora_rows/{s['name']}", "torch eager",
+                lambda: (normal(m, k), normal(n, k),
+                         [(m * i // 4, normal(r, k), normal(n, r)) for i in (0, 2)]),
+                lambda o: adapted_rows(*o))
+    results.add(f"lora_dx/{s['name']}", "torch eager",
+                lambda: (normal(m, n), normal(n, k), normal(m, r), normal(r, k)),
+                lambda o: adapted_dx(*o))
     results.add(f"lora_da/{s['name']}", "torch.mm", lambda: (normal(m, r), normal(m, k)),
                 lambda o: torch.mm(o[0].t(), o[1]))
 
@@ -63,6 +88,12 @@ def main() -> None:
                 results.add(f"{what}/{name}", "eager", make, lambda o: function(*o))
                 fast = compiled(function)
                 results.add(f"{what}/{name}", "compiled", make, lambda o: fast(*o))
+            def make_residual():
+                return normal(m, k), normal(n, k), normal(n), normal(m, n)
+
+            for how, function in (("eager", gelu_residual), ("compiled", compiled(gelu_residual))):
+                results.add(f"linear_gelu_residual/{name}", how, make_residual,
+                            lambda o: function(*o))
         if s.get("rank"):
             add_adapters(results, s)
 
