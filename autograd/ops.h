@@ -15,6 +15,8 @@
 namespace parlo {
 
 // --- arithmetic.cpp: a (op) b with NumPy broadcasting, and maps of one operand.
+// x in another floating dtype; its gradient comes back in x's.
+Var cast(const Var& x, DType dtype);
 Var add(const Var& a, const Var& b);
 Var sub(const Var& a, const Var& b);
 Var mul(const Var& a, const Var& b);

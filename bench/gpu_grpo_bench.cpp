@@ -120,9 +120,8 @@ void add_gpu_grpo() {
   for (const GpuShape& s : gpu_shapes("grpo_step")) {
     const int64_t side = s["side"], text = s["text_tokens"], group = s["group"],
                   micro = s["micro_batch"];
-    add_gpu_benchmark("grpo_step/" + s.name(), [=](benchmark::State& st) {
-      grpo_step(st, side, text, group, micro);
-    });
+    add_gpu_benchmark("grpo_step/" + s.name(),
+                      [=](benchmark::State& st) { grpo_step(st, side, text, group, micro); });
   }
 }
 

@@ -1,5 +1,6 @@
-// Matrix products. Dtypes: f32 and f64; weights of `linear` may also be bf16 (products of the
-// rounded input in f32 accumulation where the CPU has AVX-512-BF16, widened to f32 elsewhere).
+// Matrix products. Dtypes: f32 and f64; on a GPU f32 and bf16, and matmul's c may be f32 with a and
+// b in bf16. Weights of `linear` may be bf16 under f32 inputs (products of the rounded input in f32
+// accumulation where the CPU has AVX-512-BF16, widened to f32 elsewhere).
 // Every output element is summed over K in one order that depends on N and K, never on the number
 // of rows or threads: a row's result is the same bits alone and inside any batch.
 #pragma once

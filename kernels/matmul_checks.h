@@ -5,11 +5,17 @@
 
 namespace parlo {
 
+// On a GPU bf16 operands may have a product in f32.
+inline bool widens(const Tensor& t, const Tensor& c) {
+  return c.device().kind == Device::Kind::cuda && t.dtype() == DType::bf16 &&
+         c.dtype() == DType::f32;
+}
+
 inline void check_matmul_operand(const char* name, const Tensor& t, const Tensor& c) {
   CHECK(t.defined(), "matmul: ", name, " is undefined");
   CHECK(t.rank() >= 2, "matmul: ", name, " has shape ", t.shape(), ", expected at least 2 axes");
-  CHECK(t.dtype() == c.dtype(), "matmul: ", name, " is ", dtype_name(t.dtype()), ", c is ",
-        dtype_name(c.dtype()), "; convert with Tensor::to");
+  CHECK(t.dtype() == c.dtype() || widens(t, c), "matmul: ", name, " is ", dtype_name(t.dtype()),
+        ", c is ", dtype_name(c.dtype()), "; convert with Tensor::to");
   CHECK(t.dim(-1) <= 1 || t.strides()[-1] == 1, "matmul: the last axis of ", name, " with shape ",
         t.shape(), " has stride ", t.strides()[-1], ", expected 1; call contiguous()");
   CHECK(t.rank() <= c.rank(), "matmul: ", name, " has shape ", t.shape(),
@@ -26,6 +32,8 @@ inline void check_matmul(const Tensor& a, bool trans_a, const Tensor& b, bool tr
   check_matmul_operand("c", c, c);
   check_matmul_operand("a", a, c);
   check_matmul_operand("b", b, c);
+  CHECK(a.dtype() == b.dtype(), "matmul: a is ", dtype_name(a.dtype()), ", b is ",
+        dtype_name(b.dtype()), "; convert with Tensor::to");
   const int64_t m = a.dim(trans_a ? -1 : -2), k = a.dim(trans_a ? -2 : -1);
   const int64_t n = b.dim(trans_b ? -2 : -1), k_of_b = b.dim(trans_b ? -1 : -2);
   CHECK(k == k_of_b, "matmul: a has shape ", a.shape(), trans_a ? " (transposed)" : "",

@@ -108,6 +108,14 @@ void Params::to(Device device) {
   for (Entry& e : entries_) e.var.set_value(e.var.value().to(device));
 }
 
+void Params::narrow_weights() {
+  for (Entry& e : entries_) {
+    if (e.shape.rank() == 2 || e.shape.rank() == 4) {
+      e.var.set_value(e.var.value().to(DType::bf16));
+    }
+  }
+}
+
 Device Params::device() const {
   return entries_.empty() ? Device{} : entries_.front().var.value().device();
 }

@@ -48,6 +48,8 @@ class Params {
   // Moves every value; leaves keep their identity.
   void to(Device device);
   Device device() const;
+  // Matrices and kernels become bf16, for bf16 activations on a GPU (the rest stays f32).
+  void narrow_weights();
   void set_requires_grad(bool on);
 
  private:

@@ -238,9 +238,12 @@ Var Sd3Transformer::forward_features(const Var& hidden_states, const Var& featur
   check_shape("Sd3Transformer", "encoder_hidden_states", encoder_hidden_states.value(),
               {batch, std::max<int64_t>(tokens, 0), c.joint_attention_dim});
 
-  Var x = add(patch_embed_(hidden_states), positions(h / p, w / p));
-  Var text = context_embedder_(encoder_hidden_states);
-  const Var temb = add(timestep_embedder_(features), text_embedder_(pooled_projections));
+  // f64 inputs, which check gradients, stay what they are.
+  const DType given = hidden_states.dtype(), dtype = given == DType::f32 ? compute : given;
+  Var x = add(patch_embed_(cast(hidden_states, dtype)), cast(positions(h / p, w / p), dtype));
+  Var text = context_embedder_(cast(encoder_hidden_states, dtype));
+  const Var temb = add(timestep_embedder_(cast(features, dtype)),
+                       text_embedder_(cast(pooled_projections, dtype)));
   const Var silu_temb = silu(temb);
   for (const Sd3Block& block : blocks_) {
     const TraceRange range(block.name.c_str());
@@ -261,7 +264,8 @@ Var Sd3Transformer::forward_features(const Var& hidden_states, const Var& featur
     text = slice(both, 1, n, both.dim(1));
   }
   const std::vector<Var> m = norm_out_(silu_temb);  // scale, shift
-  return unpatchify(proj_out_(modulate(x, m[1], m[0])), p, true, {batch, c.out_channels, h, w});
+  const Var out = proj_out_(modulate(x, m[1], m[0]));
+  return cast(unpatchify(out, p, true, {batch, c.out_channels, h, w}), given);
 }
 
 Linears Sd3Transformer::linears() {

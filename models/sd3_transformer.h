@@ -96,6 +96,8 @@ class Sd3Transformer {
   void zero_output_layers();
   // Recompute every block in the backward instead of keeping its inner values.
   bool checkpoint_blocks = false;
+  // Of activations between input and output, which keep their own; bf16 needs a GPU.
+  DType compute = DType::f32;
 
  private:
   Var positions(int64_t height, int64_t width) const;

@@ -74,6 +74,14 @@ Var div(const Var& a, const Var& b) {
                 });
 }
 
+Var cast(const Var& x, DType dtype) {
+  const DType from = x.dtype();
+  if (from == dtype) return x;
+  return record(
+      "cast", x.value().to(dtype), {x},
+      [from](const Tensor& dy, const Need&) -> std::vector<Tensor> { return {dy.to(from)}; });
+}
+
 Var unary(Unary f, const Var& v) {
   const Tensor x = v.value().contiguous();
   Tensor y = Tensor::empty_like(x);

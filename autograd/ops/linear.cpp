@@ -12,9 +12,10 @@
 namespace parlo {
 namespace {
 
-Tensor product(const Tensor& a, bool ta, const Tensor& b, bool tb, double alpha = 1.0) {
-  Tensor c =
-      Tensor::empty({ta ? a.dim(1) : a.dim(0), tb ? b.dim(0) : b.dim(1)}, a.dtype(), a.device());
+// alpha op(a) op(b) in a dtype of its own: a gradient has that of the weight it belongs to.
+Tensor product(const Tensor& a, bool ta, const Tensor& b, bool tb, DType dtype,
+               double alpha = 1.0) {
+  Tensor c = Tensor::empty({ta ? a.dim(1) : a.dim(0), tb ? b.dim(0) : b.dim(1)}, dtype, a.device());
   DISPATCH(a.device(), matmul(a, ta, b, tb, c, alpha, 0.0));
   return c;
 }
@@ -70,6 +71,7 @@ struct LinearSaved {
   Tensor w, pre;
   std::vector<LowRankRows> terms;  // `down` is x a'
   Activation activation = Activation::none;
+  DType w_dtype = DType::f32, bias_dtype = DType::f32;
 };
 
 // Inputs of linear in front of a and b of every term.
@@ -84,9 +86,12 @@ void low_rank_gradients(const LinearSaved& s, const Tensor& dp, const Need& need
     const size_t at = kLinearInputs + 2 * i;
     LowRank& low = terms[i].low_rank;
     const Tensor rows = dp.slice(0, begin, end), x_down = low.down;
-    if (need[0] || need[at]) low.down = product(rows, false, low.b, false);
-    if (need[at]) grads[at] = product(low.down, true, s.x.slice(0, begin, end), false, low.scale);
-    if (need[at + 1]) grads[at + 1] = product(rows, true, x_down, false, low.scale);
+    const DType dtype = dp.dtype(), factors = low.a.dtype();
+    if (need[0] || need[at]) low.down = product(rows, false, low.b.to(dtype), false, dtype);
+    if (need[at]) {
+      grads[at] = product(low.down, true, s.x.slice(0, begin, end), false, factors, low.scale);
+    }
+    if (need[at + 1]) grads[at + 1] = product(rows, true, x_down, false, factors, low.scale);
   }
 }
 
@@ -105,11 +110,11 @@ std::vector<Tensor> linear_backward(const LinearSaved& s, const Tensor& dy, cons
     DISPATCH(dx.device(), linear_backward(dp, s.w, dx, terms));
     grads[0] = dx.view(s.x_shape);
   }
-  if (need[1]) grads[1] = product(dp, true, s.x, false);
+  if (need[1]) grads[1] = product(dp, true, s.x, false, s.w_dtype);
   if (need[2]) {
     Tensor sums = Tensor::empty({1, dp.dim(1)}, dp.dtype(), dp.device());
     DISPATCH(dp.device(), sum_to(dp, sums));
-    grads[2] = sums.view({dp.dim(1)});
+    grads[2] = sums.view({dp.dim(1)}).to(s.bias_dtype);
   }
   if (need[3]) grads[3] = dy;
   return grads;
@@ -164,7 +169,10 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
   LinearSaved s;
   s.x_shape = x.shape();
   s.rows = in.dim(0);
-  s.w = w.value().contiguous();
+  // Under bf16 activations a trained weight stays f32 and is rounded here.
+  const bool round = x.dtype() == DType::bf16 && w.dtype() == DType::f32;
+  s.w = round ? w.value().to(DType::bf16) : w.value().contiguous();
+  s.w_dtype = w.dtype();
   s.activation = extras.activation;
   Shape out_shape = x.shape();
   out_shape[-1] = w.dim(0);
@@ -172,7 +180,7 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
   const Tensor rows = y.view({s.rows, w.dim(0)});
 
   LinearArgs args;
-  if (bias) args.bias = bias.value().contiguous();
+  if (bias) args.bias = bias.value().contiguous(), s.bias_dtype = bias.dtype();
   args.activation = extras.activation;
   const bool keep = grad_enabled();
   if (extras.activation != Activation::none && keep) {

@@ -105,12 +105,12 @@ struct Combine {
   int64_t chunks, tiles, columns;  // tiles: blocks of columns
   int rank;
   const float* sums;
-  bf16* c;
+  void* c;                         // bf16 or f32
   int64_t rank_step, column_step;  // of c
   float alpha, beta;
 };
 
-template <int Tiles>
+template <int Tiles, class Out>
 __global__ void __launch_bounds__(kThreads) low_rank_combine_kernel(Combine d) {
   constexpr int kSums = Tiles * 1024;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -124,14 +124,14 @@ __global__ void __launch_bounds__(kThreads) low_rank_combine_kernel(Combine d) {
   const int r = g * 2 * Tiles + 2 * m + e / 2;
   const int64_t column = at / kSums * kColumns + (2 * t + e % 2) * 8 + j;
   if (r >= d.rank || column >= d.columns) return;
-  bf16* const c = d.c + r * d.rank_step + column * d.column_step;
+  Out* const c = static_cast<Out*>(d.c) + r * d.rank_step + column * d.column_step;
   total *= d.alpha;
   if (d.beta != 0) total += d.beta * to_f32(*c);
-  *c = from_f32<bf16>(total);
+  *c = from_f32<Out>(total);
 }
 
 template <int Tiles>
-bool run(Gradient d, Combine combine, Device device) {
+bool run(Gradient d, Combine combine, const Tensor& c) {
   constexpr int kSums = Tiles * 1024;
   constexpr int kBytes = Tiles * 4;  // of one load of the narrow side
   if (d.rank % (2 * Tiles) != 0 || d.narrow_row * 2 % kBytes != 0 ||
@@ -140,15 +140,20 @@ bool run(Gradient d, Combine combine, Device device) {
   }
   const int64_t chunks = ceil_div(d.rows, kChunk), tiles = ceil_div(d.columns, kColumns);
   if (chunks > 65535) return false;  // layers of a grid
+  const Device device = c.device();
   const Tensor sums = Tensor::empty({chunks, tiles, kSums}, DType::f32, device);
   d.sums = sums.data<float>();
   launch({"low_rank_gradient", dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(chunks)),
           kWarps * kWarp, device, sizeof(float) * kWarps * kSums},
          low_rank_gradient_kernel<Tiles>, d);
   combine.chunks = chunks, combine.tiles = tiles, combine.sums = d.sums;
-  launch({"low_rank_combine", static_cast<unsigned>(ceil_div(tiles * kSums, kThreads)), kThreads,
-          device},
-         low_rank_combine_kernel<Tiles>, combine);
+  const Launch last{"low_rank_combine", static_cast<unsigned>(ceil_div(tiles * kSums, kThreads)),
+                    kThreads, device};
+  if (c.dtype() == DType::f32) {
+    launch(last, low_rank_combine_kernel<Tiles, float>, combine);
+  } else {
+    launch(last, low_rank_combine_kernel<Tiles, bf16>, combine);
+  }
   return true;
 }
 
@@ -159,8 +164,7 @@ int64_t row_of(const Tensor& t) {
 }  // namespace
 
 bool low_rank_gradient(const Tensor& a, const Tensor& b, const Tensor& c, float alpha, float beta) {
-  if (a.dtype() != DType::bf16 || b.dtype() != DType::bf16 || c.dtype() != DType::bf16)
-    return false;
+  if (a.dtype() != DType::bf16) return false;
   const bool turned = b.dim(1) < a.dim(1);  // the narrow side is b: c is transposed
   const Tensor &narrow = turned ? b : a, &wide = turned ? a : b;
   if (narrow.dim(1) > kMostRank || a.dim(0) < kFewestRows) return false;
@@ -174,19 +178,12 @@ bool low_rank_gradient(const Tensor& a, const Tensor& b, const Tensor& c, float 
                    nullptr};
   if (d.columns % 8 != 0 || d.wide_row % 8 != 0 || !is_aligned(d.wide)) return false;
   const int64_t c_row = row_of(c);
-  const Combine combine{0,
-                        0,
-                        d.columns,
-                        d.rank,
-                        nullptr,
-                        pointer<bf16>(c),
-                        turned ? 1 : c_row,
-                        turned ? c_row : 1,
-                        alpha,
-                        beta};
-  if (d.rank <= 16) return run<1>(d, combine, a.device());
-  if (d.rank <= 32) return run<2>(d, combine, a.device());
-  return run<4>(d, combine, a.device());
+  const Combine combine{0,       0,       d.columns,          d.rank,
+                        nullptr, c.raw(), turned ? 1 : c_row, turned ? c_row : 1,
+                        alpha,   beta};
+  if (d.rank <= 16) return run<1>(d, combine, c);
+  if (d.rank <= 32) return run<2>(d, combine, c);
+  return run<4>(d, combine, c);
 }
 
 }  // namespace parlo::cuda

@@ -94,7 +94,7 @@ void multiply(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, cons
               double alpha, double beta) {
   GemmArgs g;
   g.device = c.device();
-  g.in = g.out = c.dtype();
+  g.in = a.dtype(), g.out = c.dtype();
   g.m = c.dim(-2), g.n = c.dim(-1), g.k = a.dim(trans_a ? -2 : -1);
   g.a = a.raw(), g.b = b.raw(), g.c = c.raw();
   g.trans_a = trans_a, g.trans_b = trans_b;

@@ -26,7 +26,7 @@ struct GoldenCase {
   Var input(const std::string& name) const { return Var(inputs.get(name), true); }
 };
 
-constexpr double kParity = 1e-5;
+constexpr double kParity = 1e-5, kBf16Parity = 2e-2;
 
 // Both errors relative to the expected tensor, or to `scale` where that is larger: a gradient that
 // is zero in theory has rounding errors of the size of what cancels.
