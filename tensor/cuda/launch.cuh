@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <tuple>
 #include <utility>
 
@@ -42,8 +43,11 @@ void launch(const Launch& at, void (*kernel)(P...), A&&... args) {
     void (*kernel)(P...);
     std::tuple<std::remove_cv_t<P>...> args;
   };
-  const std::function<void()> run = [at, call = Call{kernel, {std::forward<A>(args)...}}] {
-    Call mine = call;
+  // On the heap: on the stack, g++ 12 (-ftrivial-auto-var-init) clears padding behind arrays of
+  // over-aligned structures in the wrong place.
+  const std::shared_ptr<const Call> call(new Call{kernel, {std::forward<A>(args)...}});
+  const std::function<void()> run = [at, call] {
+    Call mine = *call;
     simt::run(
         at.grid, at.block, at.shared_bytes,
         [](void* c) { std::apply(static_cast<Call*>(c)->kernel, static_cast<Call*>(c)->args); },
