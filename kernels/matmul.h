@@ -28,11 +28,18 @@ struct LowRankRows {
   LowRank low_rank;
 };
 
+// A factor of every column that consecutive rows share: row i has values[(first + i) / rows].
+struct RowGate {
+  Tensor values;  // [G, N], columns adjacent; undefined: no gate
+  int64_t rows = 1, first = 0;
+};
+
 struct LinearArgs {
   Tensor bias;  // [N], optional
   Activation activation = Activation::none;
   Tensor pre_activation;              // output [rows, N], optional: the value before activation
-  Tensor residual;                    // [rows, N], optional: added after the activation
+  RowGate gate;                       // optional, with a residual: times the activation
+  Tensor residual;                    // [rows, N], optional: added last
   const LowRank* low_rank = nullptr;  // of all rows, joins before the activation
   // Instead, several adapters in one batch: sorted and apart; rows of none have no term. A row has
   // the bits that its segment, or what lies between two, has alone.
@@ -47,7 +54,8 @@ namespace cpu {
 void matmul(const Tensor& a, bool trans_a, const Tensor& b, bool trans_b, const Tensor& c,
             double alpha = 1.0, double beta = 0.0);
 
-// y[rows, N] = activation(x[rows, K] w[N, K]' + bias + low rank) + residual. Contiguous operands.
+// y[rows, N] = activation(x[rows, K] w[N, K]' + bias + low rank) * gate + residual. Contiguous
+// operands.
 void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args = {});
 
 // The gradient of linear's x, before any activation: dx[rows, K] = dy[rows, N] w[N, K], plus

@@ -92,6 +92,16 @@ void check_row_segments(const Segments& segments, int64_t rows) {
   }
 }
 
+inline void check_row_gate(const RowGate& gate, int64_t rows, int64_t n, DType dtype) {
+  const Tensor& g = gate.values;
+  CHECK(g.rank() == 2 && g.dim(1) == n && (n <= 1 || g.strides()[1] == 1) && gate.rows > 0 &&
+            gate.first >= 0 && gate.first + rows <= g.dim(0) * gate.rows,
+        "linear: gate has shape ", g.shape(), ", expected [G, ", n, "] with adjacent columns for ",
+        rows, " rows, ", gate.rows, " a gate");
+  CHECK(g.dtype() == dtype, "linear: gate is ", dtype_name(g.dtype()), ", expected ",
+        dtype_name(dtype), "; convert with Tensor::to");
+}
+
 inline void check_linear(const Tensor& x, const Tensor& w, const Tensor& y,
                          const LinearArgs& args) {
   CHECK(x.defined() && w.defined() && y.defined(), "linear: x, w or y is undefined");
@@ -107,6 +117,10 @@ inline void check_linear(const Tensor& x, const Tensor& w, const Tensor& y,
   if (args.pre_activation)
     check_linear_operand("pre_activation", args.pre_activation, {rows, n}, dtype);
   if (args.residual) check_linear_operand("residual", args.residual, {rows, n}, dtype);
+  if (args.gate.values) {
+    CHECK(args.residual.defined(), "linear: a gate without a residual");
+    check_row_gate(args.gate, rows, n, dtype);
+  }
   CHECK(!args.low_rank || args.low_rank_rows.empty(),
         "linear: a low rank of all rows and of some; expected one of them");
   if (args.low_rank) check_low_rank(*args.low_rank, rows, n, k, dtype);

@@ -1,8 +1,9 @@
-// linear: y = activation(x w' + bias + scale (x a') b') + residual.
+// linear: y = activation(x w' + bias + scale (x a') b') * gate + residual.
 #include <cmath>
 #include <type_traits>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/elementwise.h"
 #include "kernels/linear_rows.h"
 #include "kernels/matmul_checks.h"
 #include "tensor/parallel.h"
@@ -85,12 +86,19 @@ void linear_part(const Tensor& x, const Tensor& w, const Tensor& y, LinearArgs a
     if (!low.down) low.down = Tensor::empty({x.dim(0), low.a.dim(0)}, dtype);
     args.low_rank = &low;
   }
+  const Tensor residual = args.residual;
+  if (args.gate.values) args.residual = Tensor();
   visit_float(dtype, "linear", [&](auto zero) {
     if constexpr (std::is_same_v<decltype(zero), float>) {
       linear_f32(x, w, y, args);
     } else {
       linear_plain(x, w, y, args);
     }
+  });
+  if (!args.gate.values) return;
+  each_gate(args.gate, x.dim(0), [&](int64_t begin, int64_t end, const Tensor& gates) {
+    const Tensor rows = y.slice(0, begin, end);
+    gate_residual(residual.slice(0, begin, end), gates, rows, rows);
   });
 }
 

@@ -1,9 +1,8 @@
-// y = activation(x w' + bias + low rank) + residual in bf16 on Hopper (sm_90a).
+// y = activation(x w' + bias + low rank) * gate + residual in bf16 on Hopper (sm_90a).
 // Floor: 2 rows N (K + r) flops at the tensor cores' rate; with short K the bytes of y, residual
-// and pre-activation. A block of 3 warpgroups walks over tiles of 128 x 128 or 128 x 256: one
-// thread of the first feeds a ring of stages, 64 of K each, by TMA; the others have 64 rows each
-// and multiply by wgmma, m64n128k16 or m64n256k16, one stage's products in flight while the next is
-// awaited.
+// and pre-activation. A block walks over tiles of 128 x 128 or 128 x 256: one thread of its last
+// warp feeds a ring of stages, 64 of K each, by TMA; two warpgroups have 64 rows each and multiply
+// by wgmma, m64n128k16 or m64n256k16, one stage's products in flight while the next is awaited.
 //
 // The low-rank term is more steps of K before the others: stages of `down` and b, whose sums are
 // scaled in f32 (an exact place for `scale`; none in bf16), then x and w on top. A segment has
@@ -26,8 +25,7 @@ constexpr int64_t kLongDepth = 2048;  // from which K on the way out of a wide t
 
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
-    gemm_sm90_kernel(const __grid_constant__ HopperGemmOperands f,
-                     const __grid_constant__ HopperGemmMaps maps) {
+    gemm_sm90_kernel(const __grid_constant__ HopperGemmOperands f) {
 #if defined(PARLO_SIMT) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   SMEM_DYNAMIC(raw);
   SMEM(HopperGemmBarriers<Tile>, bars_of_block, [1]);
@@ -44,7 +42,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   __syncthreads();
   if (group == 2) {
     if constexpr (Tile::kWide) ptx::setmaxnreg_dec<24>();
-    if (threadIdx.x == 2 * Tile::kGroup) feed<Tile>(ring, bars, f, maps);
+    if (threadIdx.x == 2 * Tile::kGroup) feed<Tile>(ring, bars, f);
     return;
   }
   if constexpr (Tile::kWide) ptx::setmaxnreg_inc<240>();
@@ -95,24 +93,25 @@ void run(const HopperProduct& p, int64_t begin, int64_t end,
   constexpr int kRight = Turned ? Tile::kDepth : Columns;  // rows of a box
   const auto n = [](int64_t i) { return static_cast<int>(i); };
   const LinearArgs args = linear_args_of(p.args, begin, end);
-  HopperGemmMaps maps{};
-  maps.x = tensor_map(map_of(p.x.slice(0, begin, end), Tile::kRows));
-  maps.w = tensor_map(map_of(p.w, kRight));
-  HopperGemmOperands f{n(end - begin),
-                       n(p.y.dim(1)),
-                       n(p.x.dim(1)),
-                       n(ceil_div(end - begin, Tile::kRows)),
-                       n(ceil_div(p.y.dim(1), Columns)),
-                       args.activation,
-                       pointer<bf16>(p.y.slice(0, begin, end)),
-                       pointer<const bf16>(args.bias),
-                       pointer<const bf16>(args.residual),
-                       pointer<bf16>(args.pre_activation)};
+  HopperGemmOperands f{};
+  f.rows = n(end - begin), f.columns = n(p.y.dim(1)), f.depth = n(p.x.dim(1));
+  f.row_tiles = n(ceil_div(f.rows, Tile::kRows));
+  f.column_tiles = n(ceil_div(f.columns, Columns));
+  f.activation = args.activation;
+  f.y = pointer<bf16>(p.y.slice(0, begin, end));
+  f.bias = pointer<const bf16>(args.bias), f.residual = pointer<const bf16>(args.residual);
+  f.pre = pointer<bf16>(args.pre_activation), f.gate = pointer<const bf16>(args.gate.values);
+  f.maps.x = tensor_map(map_of(p.x.slice(0, begin, end), Tile::kRows));
+  f.maps.w = tensor_map(map_of(p.w, kRight));
+  if (args.gate.values) {
+    f.gate_stride = args.gate.values.strides()[0];
+    f.gate_rows = n(args.gate.rows), f.gate_first = n(args.gate.first);
+  }
   for (const LowRankRows& s : segments) {
     if (is_empty(s)) continue;
     const int64_t first = s.first - begin;
-    maps.down[f.segments] = tensor_map(map_of(s.low_rank.down, Tile::kRows));
-    maps.up[f.segments] = tensor_map(map_of(s.low_rank.b, kRight));
+    f.maps.down[f.segments] = tensor_map(map_of(s.low_rank.down, Tile::kRows));
+    f.maps.up[f.segments] = tensor_map(map_of(s.low_rank.b, kRight));
     f.segment[f.segments++] = {n(first), n(first + s.rows), n(s.low_rank.down.dim(1)),
                                static_cast<float>(s.low_rank.scale)};
   }
@@ -120,12 +119,18 @@ void run(const HopperProduct& p, int64_t begin, int64_t end,
   const int64_t most = int64_t{Tile::kBlocks} * properties(device).multiprocessors;
   launch({"gemm_sm90", blocks_for(int64_t{f.row_tiles} * f.column_tiles, 1, most), Tile::kThreads,
           device, Tile::kShared},
-         gemm_sm90_kernel<Tile>, f, maps);
+         gemm_sm90_kernel<Tile>, f);
 }
 
 bool takes_matrix(const Tensor& t) {
   return t.dtype() == DType::bf16 && t.is_contiguous() && fits_tensor_map(map_of(t, 1)) &&
          t.dim(0) < INT32_MAX / 2 && t.dim(1) < INT32_MAX / 2;
+}
+
+bool takes_gate(const RowGate& gate) {
+  const Tensor& g = gate.values;
+  return g.dtype() == DType::bf16 && reinterpret_cast<uintptr_t>(g.raw()) % 4 == 0 &&
+         g.strides()[0] % 2 == 0 && gate.rows * g.dim(0) < INT32_MAX / 2;
 }
 
 }  // namespace
@@ -141,6 +146,7 @@ bool takes_gemm_sm90(const HopperProduct& p) {
       return false;
     }
   }
+  if (p.args.gate.values && !takes_gate(p.args.gate)) return false;
   for (const LowRankRows& s : p.args.low_rank_rows) {
     if (is_empty(s)) continue;
     if (!takes_matrix(s.low_rank.down) || !takes_matrix(s.low_rank.b)) return false;

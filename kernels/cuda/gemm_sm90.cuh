@@ -35,6 +35,9 @@ struct HopperSegment {
   __device__ __forceinline__ bool meets(int row) const { return first < row + 128 && row < end; }
 };
 
+struct HopperGemmMaps {
+  TensorMap x, w, down[kMostSegments], up[kMostSegments];
+};
 struct HopperGemmOperands {
   int rows, columns, depth;
   int row_tiles, column_tiles;
@@ -43,11 +46,12 @@ struct HopperGemmOperands {
   const bf16* bias;  // or null, like the next two
   const bf16* residual;
   bf16* pre;
+  const bf16* gate;  // or null; row i has the gate (gate_first + i) / gate_rows
+  int64_t gate_stride;
+  int gate_rows, gate_first;
   int segments;
   HopperSegment segment[kMostSegments];
-};
-struct HopperGemmMaps {
-  TensorMap x, w, down[kMostSegments], up[kMostSegments];
+  HopperGemmMaps maps;
 };
 
 template <class Tile>
@@ -83,7 +87,7 @@ __device__ __forceinline__ TileCorner tile_corner(const HopperGemmOperands& f, i
 // The producer: stages of every tile of this block, as the consumers free their places.
 template <class Tile>
 __device__ __forceinline__ void feed(unsigned char* ring, HopperGemmBarriers<Tile>& bars,
-                                     const HopperGemmOperands& f, const HopperGemmMaps& maps) {
+                                     const HopperGemmOperands& f) {
   RingPlace<Tile> at;
   const auto load = [&](const TensorMap* left, const TensorMap* right, int k, int row, int column) {
     uint64_t* const full = &bars.full[at.stage];
@@ -107,10 +111,10 @@ __device__ __forceinline__ void feed(unsigned char* ring, HopperGemmBarriers<Til
     for (int s = 0; s < f.segments; ++s) {
       if (!f.segment[s].meets(c.row)) continue;
       for (int k = 0; k < f.segment[s].rank; k += Tile::kDepth) {
-        load(&maps.down[s], &maps.up[s], k, c.row - f.segment[s].first, c.column);
+        load(&f.maps.down[s], &f.maps.up[s], k, c.row - f.segment[s].first, c.column);
       }
     }
-    for (int k = 0; k < f.depth; k += Tile::kDepth) load(&maps.x, &maps.w, k, c.row, c.column);
+    for (int k = 0; k < f.depth; k += Tile::kDepth) load(&f.maps.x, &f.maps.w, k, c.row, c.column);
   }
 }
 

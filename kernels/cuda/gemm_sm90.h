@@ -6,9 +6,9 @@
 
 namespace parlo::cuda {
 
-// y[rows, N] = activation(x[rows, K] w' + bias + low rank) + residual, where row r of a segment has
-// the low-rank term scale * down[r - first] b'. A row's result has the same bits alone and in any
-// batch, next to any segments whose b is finite. y may be the residual itself.
+// y[rows, N] = activation(x[rows, K] w' + bias + low rank) * gate + residual, where row r of a
+// segment has the low-rank term scale * down[r - first] b'. A row's result has the same bits alone
+// and in any batch, next to any segments whose b is finite. y may be the residual itself.
 struct HopperProduct {
   Tensor x, w, y;       // contiguous, like all that follow
   bool turned = false;  // w is [K, N] instead of [N, K], and every b [r, N] instead of [N, r]

@@ -1,5 +1,5 @@
 // The way out of gemm_sm90.cu's accumulators, which lie as in gemm_sm90.cuh: bias, pre-activation,
-// activation, residual, y. Lanes exchange words so that memory sees 16 bytes an access.
+// activation, gate, residual, y. Lanes exchange words so that memory sees 16 bytes an access.
 #pragma once
 
 #include "kernels/cuda/activate_all.cuh"
@@ -22,18 +22,18 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
   }
 }
 
-// 64 bytes of each of a warp's 16 rows at a time, 16 a lane: fn(words of the quad's four chunks,
-// offset of the lane's 16 bytes, inside the matrix?, first accumulator).
+// 64 bytes of each of a warp's 16 rows at a time, 16 a lane: fn(row and column of the lane's eight
+// values, inside the matrix?, first of the quad's accumulators there).
 template <int N, class Fn>
 __device__ __forceinline__ void each_chunk(const HopperGemmOperands& f, TileCorner at, Fn&& fn) {
-  const int lane = threadIdx.x % kWarp, column = at.column + lane % 4 * 8;
+  const int lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = at.row + lane / 4 + h * 8;
-    const int64_t offset = static_cast<int64_t>(row) * f.columns + column;
 #pragma unroll
     for (int j = 0; j < N / 16; ++j) {
-      fn(offset + j * 32, row < f.rows && column + j * 32 < f.columns, j * 16 + h * 2);
+      const int column = at.column + j * 32 + lane % 4 * 8;
+      fn(row, column, row < f.rows && column < f.columns, j * 16 + h * 2);
     }
   }
 }
@@ -41,20 +41,41 @@ __device__ __forceinline__ void each_chunk(const HopperGemmOperands& f, TileCorn
 template <int N>
 __device__ __forceinline__ void store_sums(const float (&d)[N], const HopperGemmOperands& f,
                                            TileCorner at, bf16* to) {
-  each_chunk<N>(f, at, [&](int64_t offset, bool inside, int first) {
+  each_chunk<N>(f, at, [&](int row, int column, bool inside, int first) {
     uint32_t v[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) v[i] = pack_bf16(d[first + i * 4], d[first + i * 4 + 1]);
     transpose_quad(v);
-    if (inside) store_pack<4>(reinterpret_cast<uint32_t*>(to + offset), {v[0], v[1], v[2], v[3]});
+    bf16* const p = to + int64_t{row} * f.columns + column;
+    if (inside) store_pack<4>(reinterpret_cast<uint32_t*>(p), {v[0], v[1], v[2], v[3]});
   });
+}
+
+// By pairs and with a branch each: 16 bytes an access would need the registers of some sums.
+template <int N>
+__device__ __forceinline__ void multiply_gate(float (&d)[N], const HopperGemmOperands& f,
+                                              TileCorner at) {
+  const int lane = threadIdx.x % kWarp;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = min(at.row + lane / 4 + h * 8, f.rows - 1);
+    const bf16* const gate = f.gate + (f.gate_first + row) / f.gate_rows * f.gate_stride;
+#pragma unroll
+    for (int j = 0; j < N / 4; ++j) {
+      const int column = at.column + j * 8 + lane % 4 * 2;
+      if (column >= f.columns) break;
+      const uint32_t word = *reinterpret_cast<const uint32_t*>(gate + column);
+      d[j * 4 + h * 2] *= low_f32(word);
+      d[j * 4 + h * 2 + 1] *= high_f32(word);
+    }
+  }
 }
 
 template <int N>
 __device__ __forceinline__ void add_residual(float (&d)[N], const HopperGemmOperands& f,
                                              TileCorner at) {
-  each_chunk<N>(f, at, [&](int64_t offset, bool inside, int first) {
-    Words x = load_words(f.residual + offset, inside);
+  each_chunk<N>(f, at, [&](int row, int column, bool inside, int first) {
+    Words x = load_words(f.residual + int64_t{row} * f.columns + column, inside);
     transpose_quad(x.v);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -67,11 +88,11 @@ __device__ __forceinline__ void add_residual(float (&d)[N], const HopperGemmOper
 template <int N>
 __device__ __forceinline__ void add_bias(float (&d)[N], const HopperGemmOperands& f,
                                          TileCorner at) {
-  const int column = at.column + threadIdx.x % 4 * 2;
 #pragma unroll
   for (int j = 0; j < N / 4; ++j) {
-    if (column + j * 8 >= f.columns) break;
-    const uint32_t b = *reinterpret_cast<const uint32_t*>(f.bias + column + j * 8);
+    const int column = at.column + j * 8 + static_cast<int>(threadIdx.x) % 4 * 2;
+    const bool inside = column < f.columns;
+    const uint32_t b = inside ? *reinterpret_cast<const uint32_t*>(f.bias + column) : 0;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       d[j * 4 + h * 2] += low_f32(b);
@@ -87,6 +108,7 @@ __device__ __forceinline__ void finish_tile(float (&d)[N], const HopperGemmOpera
   if (f.bias != nullptr) add_bias(d, f, at);
   if (f.pre != nullptr) store_sums(d, f, at, f.pre);
   activate_all(f.activation, d);
+  if (f.gate != nullptr) multiply_gate(d, f, at);
   if (f.residual != nullptr) add_residual(d, f, at);
   store_sums(d, f, at, f.y);
 }

@@ -1,4 +1,4 @@
-// linear on a GPU: y = activation(x w' + bias + scale (x a') b') + residual.
+// linear on a GPU: y = activation(x w' + bias + scale (x a') b') * gate + residual.
 // On Hopper our own product does all of it in one pass where cuBLASLt cannot (gemm_sm90.h).
 // Otherwise the base product is cuBLASLt's. Its epilogue adds a bias and applies the tanh GELU, and
 // beta adds a residual; what it cannot do is one pass over y afterwards (linear_tail.h), the
@@ -9,10 +9,13 @@
 
 #include "kernels/cuda/common.cuh"
 
+#include <utility>
+
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/linear_parts.h"
 #include "kernels/cuda/linear_tail.h"
 #include "kernels/cuda/low_rank.h"
+#include "kernels/elementwise.h"
 #include "kernels/matmul_checks.h"
 
 namespace parlo::cuda {
@@ -52,6 +55,17 @@ void make_ready(LowRank& low, const Tensor& x) {
 
 // A batch of one adapter, whose `down` is filled, or none.
 void linear_library(const Tensor& x, const Tensor& w, const Tensor& y, LinearArgs args) {
+  if (args.gate.values) {
+    const RowGate gate = std::exchange(args.gate, {});
+    Tensor residual = std::exchange(args.residual, {});
+    if (residual.raw() == y.raw()) residual = residual.clone();
+    linear_library(x, w, y, args);
+    each_gate(gate, x.dim(0), [&](int64_t begin, int64_t end, const Tensor& gates) {
+      const Tensor rows = y.slice(0, begin, end);
+      gate_residual(residual.slice(0, begin, end), gates, rows, rows);
+    });
+    return;
+  }
   const Tensor input = x.to(w.dtype());
   const GemmArgs g = base_product(input, w, y);
   if (try_epilogue(g, args)) return;
@@ -72,7 +86,8 @@ void linear_library(const Tensor& x, const Tensor& w, const Tensor& y, LinearArg
 
 void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
   check_linear(x, w, y, args);
-  check_same_device("linear", x, w, y, args.bias, args.pre_activation, args.residual);
+  check_same_device("linear", x, w, y, args.bias, args.pre_activation, args.residual,
+                    args.gate.values);
   const DType dtype = x.dtype();
   visit_dtype_gpu(dtype, "linear", [](auto) {});
   LinearArgs ready = args;

@@ -30,7 +30,7 @@ HopperProduct product_of(const HopperProduct& whole, Parts parts,
 bool is_for_hopper(const HopperProduct& whole, const LowRankRows& part) {
   const bool plain = whole.args.activation == Activation::none;
   // What cuBLASLt has no epilogue for.
-  const bool lacking = part.low_rank.a || (whole.args.residual && !plain);
+  const bool lacking = part.low_rank.a || (whole.args.residual && !plain) || whole.args.gate.values;
   const LinearPath path = linear_path();
   if (path == LinearPath::library || (path == LinearPath::automatic && !lacking)) return false;
   std::vector<LowRankRows> room;

@@ -16,6 +16,7 @@ constexpr Activation kActivations[] = {Activation::none, Activation::gelu_tanh,
 struct LinearCase {
   Tensor x, w, bias, residual, a, b;
   std::vector<LowRankRows> rows;  // in place of a and b
+  RowGate gate;
   Activation activation = Activation::none;
   double scale = 1;
   bool keep = true;  // pre-activation
@@ -45,7 +46,7 @@ LinearResult run_linear(Linear&& linear, const LinearCase& c) {
   }
   args.low_rank_rows = rows;
   if (c.keep) args.pre_activation = r.pre = r.y.clone();
-  args.bias = c.bias, args.residual = c.residual;
+  args.bias = c.bias, args.residual = c.residual, args.gate = c.gate;
   args.activation = c.activation;
   linear(c.x, c.w, r.y, args);
   return r;
@@ -54,7 +55,7 @@ LinearResult run_linear(Linear&& linear, const LinearCase& c) {
 // On the CPU in f64.
 inline LinearCase reference(const LinearCase& c) {
   LinearCase r = c;
-  for (Tensor* t : {&r.x, &r.w, &r.bias, &r.residual, &r.a, &r.b}) {
+  for (Tensor* t : {&r.x, &r.w, &r.bias, &r.residual, &r.a, &r.b, &r.gate.values}) {
     if (*t) *t = t->to(Device{}).to(DType::f64);
   }
   for (LowRankRows& s : r.rows) {

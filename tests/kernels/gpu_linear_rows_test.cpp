@@ -23,6 +23,7 @@ LinearResult run_alone(const LinearCase& c, int64_t begin, int64_t end, const Lo
   part.rows.clear();
   part.x = c.x.slice(0, begin, end);
   if (c.residual) part.residual = c.residual.slice(0, begin, end);
+  part.gate.first += begin;
   if (low) part.a = low->a, part.b = low->b, part.scale = low->scale;
   return run_linear(cuda::linear, part);
 }
@@ -78,7 +79,9 @@ TEST_CASE("gpu: a row of several adapters has the bits of its segment alone") {
         LinearCase c = several(300, 136, 200, dtype);
         c.activation = f;
         check_alone(c);
-        c.residual = Tensor();
+        c.gate = {on_gpu(random_tensor({5, 136}, 70, dtype)), 64, 11};
+        check_alone(c);
+        c.residual = c.gate.values = Tensor();
         check_alone(c);
       }
     }

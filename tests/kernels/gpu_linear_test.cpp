@@ -84,6 +84,32 @@ TEST_CASE("gpu: the residual may be the output itself") {
   }
 }
 
+TEST_CASE("gpu: a gate that rows share") {
+  for (const DType dtype : kGpuTypes) {
+    for (const auto& [gates, rows, first] :
+         {std::tuple{1, 200, 0}, {5, 30, 0}, {6, 30, 17}, {150, 1, 0}}) {
+      for (const int64_t n : {72, 71}) {
+        INFO("gates ", gates, " of ", rows, " rows from ", first, ", n ", n);
+        LinearCase c = linear_case(150, n, 40, n == 72 ? 8 : 0, dtype, dtype);
+        c.activation = gates == 5 ? Activation::silu : Activation::none;
+        // One of several parts of wider rows, as modulation gives them.
+        const Tensor wide = on_gpu(random_tensor({gates, 3 * n}, 7, dtype));
+        c.gate = {wide.slice(1, n, 2 * n), rows, first};
+        compare(c, tolerance(dtype));
+        c.keep = false;
+        const LinearResult want = run_linear(cuda::linear, c);
+        LinearArgs args;
+        const LowRank low{c.a, c.b, c.scale, {}};
+        if (c.a) args.low_rank = &low;
+        args.bias = c.bias, args.activation = c.activation, args.gate = c.gate;
+        args.residual = c.residual;
+        cuda::linear(c.x, c.w, c.residual, args);  // in place
+        CHECK(same_gpu_bits(c.residual, want.y));
+      }
+    }
+  }
+}
+
 TEST_CASE("gpu: slices that start at no 16-byte boundary") {
   for (const DType dtype : kGpuTypes) {
     for (const int64_t rank : {0, 16}) {

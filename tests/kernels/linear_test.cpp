@@ -1,5 +1,6 @@
 // linear with every part of its epilogue against plain loops in f64.
 #include <cstring>
+#include <utility>
 
 #include "kernels/matmul.h"
 #include "tensor/parallel.h"
@@ -187,6 +188,31 @@ TEST_CASE("a row has the same bits alone, inside any batch, with any number of t
   set_num_threads(2);
 }
 
+TEST_CASE("a gate that rows share") {
+  for (DType dtype : {DType::f32, DType::f64}) {
+    for (const auto& [gates, rows, first] : {std::tuple{1, 99, 0}, {3, 13, 0}, {4, 13, 9}}) {
+      Case c = make(39, 30, 20, 4, dtype, dtype);
+      c.activation = Activation::silu;
+      const Tensor gate = random_tensor({gates, 60}, 9, dtype).slice(1, 30, 60);
+      const Tensor residual = std::exchange(c.residual, Tensor());
+      const Result plain = reference(c);
+      const Tensor want = residual.to(DType::f64).clone(), g = gate.to(DType::f64).contiguous();
+      for (int64_t i = 0; i < 39; ++i)
+        for (int64_t j = 0; j < 30; ++j)
+          want.data<double>()[i * 30 + j] += at(g, (first + i) / rows, j) * at(plain.y, i, j);
+      LinearArgs args;
+      const LowRank low{c.a, c.b, c.scale, {}};
+      args.bias = c.bias, args.activation = c.activation, args.low_rank = &low;
+      args.residual = residual, args.gate = {gate, rows, first};
+      const Tensor y = Tensor::full({39, 30}, std::nan(""), dtype);
+      cpu::linear(c.x, c.w, y, args);
+      check_close(y.to(DType::f64), want, tolerance(dtype));
+      cpu::linear(c.x, c.w, residual, args);  // in place
+      CHECK(same_values(residual, y));
+    }
+  }
+}
+
 TEST_CASE("rows of several adapters have the bits of their segment alone") {
   for (DType dtype : {DType::f32, DType::f64}) {
     Case c = make(150, 70, 65, 0, dtype, dtype);
@@ -231,6 +257,12 @@ TEST_CASE("faults are named") {
   CHECK(contains(message_of([&] { cpu::linear(x, w, y, args); }), "bias"));
   CHECK(contains(message_of([&] { cpu::linear(x, Tensor::zeros({4, 5}), y); }), "w has shape"));
   CHECK(contains(message_of([&] { cpu::linear(x, w.to(DType::f16), y); }), "f16"));
+  args.bias = Tensor();
+  args.gate = {Tensor::zeros({1, 4}), 2, 0};
+  CHECK(contains(message_of([&] { cpu::linear(x, w, y, args); }), "gate without a residual"));
+  args.residual = y, args.gate.first = 1;
+  CHECK(contains(message_of([&] { cpu::linear(x, w, y, args); }), "2 rows, 2 a gate"));
+  args.residual = args.gate.values = Tensor();
   const LowRankRows one{1, 2, {Tensor::zeros({1, 3}), Tensor::zeros({4, 1}), 1, {}}};
   args.bias = Tensor();
   args.low_rank_rows = {&one, 1};
