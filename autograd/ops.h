@@ -75,6 +75,7 @@ struct LinearExtras {
   const LowRankVar* low_rank = nullptr;  // joins before the activation
   // Instead: sorted and apart, the same adapter as often as it likes; other rows have none.
   std::span<const LowRankRowsVar> low_rank_rows = {};
+  Var gate = {};  // [B, N] for x [B, ..., K], with a residual: times the activation
 };
 // x [..., K], w [N, K], bias [N] or undefined -> [..., N].
 Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras = {});

@@ -1,11 +1,12 @@
 // Matrix product and the linear layer with its low-rank terms, each of all rows or of some:
-//   y = act(x w' + b + s (x a') b') + residual
+//   y = act(x w' + b + s (x a') b') * gate + residual
 // With p the pre-activation and dp its gradient:
 //   dx = dp w + s (dp b) a,  dw = dp' x,  db = column sums of dp,
 //   d(b) = s dp' (x a'),  d(a) = s (dp b)' x, over the term's rows.
 #include "autograd/ops.h"
 #include "autograd/ops/shared.h"
 #include "kernels/dispatch.h"
+#include "kernels/elementwise.h"
 #include "kernels/matmul_checks.h"
 #include "kernels/reduce.h"
 
@@ -72,10 +73,11 @@ struct LinearSaved {
   std::vector<LowRankRows> terms;  // `down` is x a'
   Activation activation = Activation::none;
   DType w_dtype = DType::f32, bias_dtype = DType::f32;
+  Tensor gate;
 };
 
 // Inputs of linear in front of a and b of every term.
-constexpr size_t kLinearInputs = 4;
+constexpr size_t kLinearInputs = 5;
 
 // Gradients of each term's a and b where they are wanted, and its dp b [rows, r] in `down` of
 // `terms` where dx or da wants it.
@@ -95,8 +97,25 @@ void low_rank_gradients(const LinearSaved& s, const Tensor& dp, const Need& need
   }
 }
 
+// The gradient of what the gate multiplies, and the gate's where it is wanted.
+Tensor gate_gradients(const LinearSaved& s, const Tensor& dout, const Need& need, Tensor& dgate) {
+  Tensor gated;
+  if (need[4]) {
+    dgate = Tensor::empty(s.gate.shape(), dout.dtype(), dout.device());
+    gated = s.pre;
+    if (s.activation != Activation::none) {
+      gated = Tensor::empty_like(s.pre);
+      DISPATCH(gated.device(), activation(s.activation, s.pre, gated));
+    }
+  }
+  const Tensor dz = Tensor::empty_like(dout);
+  DISPATCH(dz.device(), gate_residual_backward(s.gate, gated, dout, dgate, dz));
+  return dz;
+}
+
 std::vector<Tensor> linear_backward(const LinearSaved& s, const Tensor& dy, const Need& need) {
-  const Tensor dout = dy.view({s.rows, s.w.dim(0)});
+  Tensor dout = dy.view({s.rows, s.w.dim(0)}), dgate;
+  if (s.gate) dout = gate_gradients(s, dout, need, dgate);
   Tensor dp = dout;
   if (s.activation != Activation::none) {
     dp = Tensor::empty_like(dout);
@@ -117,6 +136,7 @@ std::vector<Tensor> linear_backward(const LinearSaved& s, const Tensor& dy, cons
     grads[2] = sums.view({dp.dim(1)}).to(s.bias_dtype);
   }
   if (need[3]) grads[3] = dy;
+  grads[4] = dgate;
   return grads;
 }
 
@@ -139,6 +159,20 @@ void check_linear(const Var& x, const Var& w, const Var& bias,
           " does not fit w ", w.shape());
     check_shape("linear", "low-rank b", low.b.value(), {w.dim(0), low.a.dim(0)});
   }
+}
+
+// The terms as the kernel takes them, and their inputs; true if an a wants a gradient.
+bool add_terms(std::span<const LowRankRowsVar> terms, const Tensor& y, LinearSaved& s,
+               std::vector<Var>& inputs) {
+  bool train_a = false;
+  for (const auto& [first, rows, low] : terms) {
+    const Tensor down = Tensor::empty({rows, low.a.dim(0)}, y.dtype(), y.device());
+    s.terms.push_back(
+        {first, rows, {low.a.value().contiguous(), low.b.value().contiguous(), low.scale, down}});
+    inputs.insert(inputs.end(), {low.a, low.b});
+    train_a = train_a || low.a.requires_grad();
+  }
+  return train_a;
 }
 
 }  // namespace
@@ -183,7 +217,7 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
   if (bias) args.bias = bias.value().contiguous(), s.bias_dtype = bias.dtype();
   args.activation = extras.activation;
   const bool keep = grad_enabled();
-  if (extras.activation != Activation::none && keep) {
+  if ((extras.activation != Activation::none || extras.gate.requires_grad()) && keep) {
     s.pre = Tensor::empty(rows.shape(), rows.dtype(), rows.device());
     args.pre_activation = s.pre;
   }
@@ -191,18 +225,16 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
     check_shape("linear", "residual", extras.residual.value(), out_shape);
     args.residual = as_rows(extras.residual.value());
   }
-  std::vector<Var> inputs{x, w, bias, extras.residual};
-  bool keep_x = w.requires_grad();
-  for (const auto& [first, count, low] : terms) {
-    const Tensor down = Tensor::empty({count, low.a.dim(0)}, rows.dtype(), rows.device());
-    s.terms.push_back(
-        {first, count, {low.a.value().contiguous(), low.b.value().contiguous(), low.scale, down}});
-    inputs.insert(inputs.end(), {low.a, low.b});
-    keep_x = keep_x || low.a.requires_grad();
+  if (extras.gate) {
+    check_shape("linear", "gate", extras.gate.value(), {x.dim(0), w.dim(0)});
+    s.gate = unit_last_stride(extras.gate.value());
+    args.gate = {s.gate, std::max<int64_t>(1, s.rows / std::max<int64_t>(1, x.dim(0)))};
   }
+  std::vector<Var> inputs{x, w, bias, extras.residual, extras.gate};
+  const bool train_a = add_terms(terms, rows, s, inputs);
   args.low_rank_rows = s.terms;
   DISPATCH(rows.device(), linear(in, s.w, rows, args));
-  if (keep_x) s.x = in;
+  if (w.requires_grad() || train_a) s.x = in;
   return record("linear", y, std::move(inputs),
                 [s](const Tensor& dy, const Need& need) { return linear_backward(s, dy, need); });
 }

@@ -220,6 +220,29 @@ TEST_CASE("linear with several adapters in one batch") {
   }
 }
 
+TEST_CASE("linear with a gate: as gate_residual of a linear, and its gradients") {
+  const std::vector<Tensor> in{
+      normal64({2, 3, 4}, 1), normal64({5, 4}, 2, 0.5), normal64({5}, 3),   normal64({2, 3, 5}, 4),
+      normal64({2, 5}, 5),    normal64({2, 4}, 6),      normal64({5, 2}, 7)};
+  for (const Activation f : {Activation::none, Activation::silu}) {
+    const auto op = [f](bool fused) -> Op {
+      return [f, fused](std::span<const Var> v) {
+        const LowRankVar low{v[5], v[6], 0.5};
+        LinearExtras extras;
+        extras.activation = f, extras.low_rank = &low;
+        if (!fused) return gate_residual(v[3], v[4], linear(v[0], v[1], v[2], extras));
+        extras.residual = v[3], extras.gate = v[4];
+        return linear(v[0], v[1], v[2], extras);
+      };
+    };
+    const std::vector<Var> plain(in.begin(), in.end());
+    CHECK(same_values(check_op("linear", op(true), in), op(false)(plain).value()));
+  }
+  const LinearExtras alone{.residual = {}, .gate = Var(in[4])};
+  CHECK(contains(message_of([&] { linear(Var(in[0]), Var(in[1]), {}, alone); }),
+                 "without a residual"));
+}
+
 TEST_CASE("a segment of rows has the gradients that it has alone, bit for bit") {
   const Tensor x = random_tensor({70, 33}, 1), w = random_tensor({40, 33}, 2, DType::f32, 0.3);
   const Tensor a = random_tensor({4, 33}, 3), b = random_tensor({40, 4}, 4);
