@@ -1,89 +1,13 @@
-// matmul and linear: all transposes and broadcasts; every combination of bias, activation,
-// low-rank term and residual.
+// linear: every combination of bias, activation, low-rank term and residual; several adapters; the
+// gate.
 #include <cmath>
 
-#include "tests/autograd/gradcheck.h"
+#include "tests/autograd/plain_matmul.h"
 
 namespace parlo {
 namespace {
 
 using namespace test;
-
-// c = op(a) op(b) of one matrix each, leading axes already the same.
-Tensor plain_matmul(const Tensor& a, const Tensor& b, bool ta, bool tb) {
-  const int rank = std::max(a.rank(), b.rank());
-  Shape sa = a.shape(), sb = b.shape();
-  while (sa.rank() < rank) sa.insert(0, 1);
-  while (sb.rank() < rank) sb.insert(0, 1);
-  const int64_t m = sa[ta ? -1 : -2], k = sa[ta ? -2 : -1], n = sb[tb ? -2 : -1];
-  Shape out = sa, batch_a = sa, batch_b = sb;
-  for (int i = 0; i + 2 < rank; ++i) out[i] = sa[i] == 1 ? sb[i] : sa[i];
-  out[-2] = m;
-  out[-1] = n;
-  batch_a[-2] = m, batch_a[-1] = k;
-  batch_b[-2] = k, batch_b[-1] = n;
-  Tensor x = a.view(sa), y = b.view(sb);
-  if (ta) x = x.transpose(rank - 2, rank - 1);
-  if (tb) y = y.transpose(rank - 2, rank - 1);
-  Shape full_a = out, full_b = out;
-  full_a[-1] = k;
-  full_b[-2] = k;
-  const std::vector<double> va = x.expand(full_a).to_vector(), vb = y.expand(full_b).to_vector();
-  std::vector<double> c(static_cast<size_t>(out.numel()), 0.0);
-  for (int64_t i = 0; i < out.numel(); ++i) {
-    const int64_t batch = i / (m * n), row = i / n % m, column = i % n;
-    for (int64_t j = 0; j < k; ++j)
-      c[i] += va[(batch * m + row) * k + j] * vb[(batch * k + j) * n + column];
-  }
-  return Tensor::from(c, out);
-}
-
-Shape matrix(Shape batch, int64_t rows, int64_t columns, bool transposed) {
-  batch.push_back(transposed ? columns : rows);
-  batch.push_back(transposed ? rows : columns);
-  return batch;
-}
-
-void check_matmul(const Shape& batch_a, const Shape& batch_b, int64_t m, int64_t k, int64_t n) {
-  for (int flags = 0; flags < 4; ++flags) {
-    const bool ta = flags & 1, tb = flags & 2;
-    const Tensor a = normal64(matrix(batch_a, m, k, ta), 1);
-    const Tensor b = normal64(matrix(batch_b, k, n, tb), 2);
-    const Op op = [=](std::span<const Var> in) { return matmul(in[0], in[1], ta, tb); };
-    INFO("transposes ", ta, tb);
-    check_close(check_op("matmul", op, {a, b}), plain_matmul(a, b, ta, tb));
-  }
-}
-
-TEST_CASE("matmul with all transposes") {
-  check_matmul({}, {}, 3, 4, 5);
-  check_matmul({}, {}, 1, 1, 1);
-  check_matmul({}, {}, 1, 7, 1);
-  check_matmul({}, {}, 17, 3, 2);
-}
-
-TEST_CASE("matmul broadcasts leading axes") {
-  check_matmul({2}, {2}, 2, 3, 4);
-  check_matmul({3}, {}, 2, 3, 4);
-  check_matmul({}, {3}, 2, 3, 4);
-  check_matmul({2, 1}, {1, 3}, 2, 3, 2);
-  check_matmul({2, 3}, {3}, 3, 2, 1);
-  check_matmul({1}, {2, 3}, 1, 2, 3);
-}
-
-TEST_CASE("matmul of empty operands") {
-  check_matmul({}, {}, 0, 3, 4);
-  check_matmul({}, {}, 3, 0, 4);
-  check_matmul({}, {}, 3, 4, 0);
-  check_matmul({0}, {}, 2, 3, 4);
-  check_matmul({0}, {1}, 2, 3, 4);
-}
-
-TEST_CASE("matmul names shapes that do not fit") {
-  const Var a(normal64({2, 3}, 1)), b(normal64({4, 2}, 2)), c(normal64({3}, 3));
-  CHECK(contains(message_of([&] { matmul(a, b); }), "(2, 3)"));
-  CHECK(contains(message_of([&] { matmul(a, c); }), "two axes"));
-}
 
 double plain_activation(Activation f, double x) {
   switch (f) {
