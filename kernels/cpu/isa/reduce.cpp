@@ -73,10 +73,31 @@ void scaled_softmax(const float* x, int64_t n, float lse, float gradient, float*
   });
 }
 
+// Below it exp is 0, and so must the product with x be for x = -infinity.
+constexpr float kExpIsZero = -104;
+
+float exp_moment(const float* x, int64_t n, float max) {
+  const Reg top = reg_set(max), least = reg_set(kExpIsZero);
+  return sum_row(n, [=](Reg total, int64_t i, auto part) {
+    const Reg d = reg_max(least, part.load(x + i) - top);
+    return total + part.zero_rest(d * reg_exp(d));
+  });
+}
+
+void log_prob_gradient(const float* x, int64_t n, float lse, float entropy, float d_log_prob,
+                       float d_entropy, float* to) {
+  const Reg shift = reg_set(lse), least = reg_set(kExpIsZero), slope = reg_set(-d_entropy);
+  const Reg constant = reg_set(-(d_log_prob + d_entropy * entropy));
+  for_regs(n, [=](int64_t i, auto part) {
+    const Reg log_p = reg_max(least, part.load(x + i) - shift);
+    part.store(to + i, reg_exp(log_p) * reg_fma(log_p, slope, constant));
+  });
+}
+
 }  // namespace
 
 extern const ReduceIsa PARLO_ISA_NAME(reduce);
-const ReduceIsa PARLO_ISA_NAME(reduce) = {softmax, softmax_backward, max_and_exp_sum,
-                                          scaled_softmax};
+const ReduceIsa PARLO_ISA_NAME(reduce) = {softmax,        softmax_backward, max_and_exp_sum,
+                                          scaled_softmax, exp_moment,       log_prob_gradient};
 
 }  // namespace parlo::cpu
