@@ -9,6 +9,7 @@
 #include "kernels/attention.h"
 #include "kernels/conv.h"
 #include "kernels/elementwise.h"
+#include "kernels/linear_logprob.h"
 #include "kernels/matmul.h"
 #include "kernels/rope.h"
 
@@ -104,6 +105,15 @@ Var softmax(const Var& x);
 Var cross_entropy(const Var& logits, const Tensor& targets, int64_t ignore_index = -100);
 // x / sqrt(sum x^2) over the last axis, as CLIP normalises embeddings.
 Var l2_normalize(const Var& x);
+
+// --- log_prob.cpp
+// Of tokens targets [...] i64 under softmax(x w' / temperature), x [..., K], w [V, K]: kernels of
+// that name. w may be bf16, frozen or not.
+struct LogProbs {
+  Var log_prob, entropy;  // [...]
+};
+LogProbs linear_log_prob(const Var& x, const Var& w, const Tensor& targets,
+                         const LinearLogProbArgs& args = {});
 
 // --- layout.cpp
 Var reshape(const Var& x, const Shape& shape);  // one -1 allowed
