@@ -74,6 +74,7 @@ void add_gpu_gemm();
 void add_gpu_attention();
 void add_gpu_norm();
 void add_gpu_elementwise();
+void add_gpu_logprob();
 void add_gpu_train();
 void add_gpu_grpo();
 
