@@ -10,7 +10,7 @@
 namespace parlo::cuda {
 namespace {
 
-constexpr int64_t kRows = 4096;  // 32 MiB of logits
+constexpr int64_t kRows = 2048;  // 32 MiB of logits
 constexpr int kN = kPack<float>;
 
 // Of logits z seen so far: max, sum of exp(z - max), sum of (z - max) exp(z - max). Differences to

@@ -12,9 +12,9 @@
 
 namespace parlo::cuda {
 
-// With some thousand rows a tile is a whole wave of the product's blocks, and small enough to be in
-// the L2 when the kernels read it.
-constexpr int64_t kLogitColumns = 2048;
+// Wide, as the backward reads and writes its f32 sum of dx once a tile. With 1024 rows a tile is a
+// wave of 128 x 256 blocks on an H100, and it, its gradient and that sum are in the L2 together.
+constexpr int64_t kLogitColumns = 4096;
 
 // A tile and the rows of the operands that belong to it.
 struct LogProbTile {

@@ -5,7 +5,7 @@
 namespace parlo::cuda {
 namespace {
 
-constexpr int64_t kRows = 2048;  // 16 MiB of logits, and 8 of their gradients in bf16
+constexpr int64_t kRows = 1024;  // 16 MiB of logits, and 8 of their gradients in bf16
 constexpr int kN = kPack<float>;
 
 // dz may be the logits' memory. exp(z - lse) is at most 1, where __expf is as good as its absolute
