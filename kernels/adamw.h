@@ -35,10 +35,9 @@ void adamw(const Tensor& param, const Tensor& grad, const Tensor& m, const Tenso
 // average = decay * average + (1 - decay) * param.
 void ema(const Tensor& average, const Tensor& param, double decay);
 
-// adamw, then ema, of every tensor; one kernel on a GPU. Clipping is step.grad_scale.
+// adamw, then ema, of every tensor; on a GPU one kernel for many. Clipping is step.grad_scale.
 void adamw_all(std::span<const AdamWTensor> tensors, const AdamWStep& step, double decay);
-// Sum of squares of all gradients, the square of the norm to clip; one kernel and one copy on a
-// GPU.
+// Sum of squares of all gradients, the square of the norm to clip; on a GPU one copy back.
 double grad_squares(std::span<const AdamWTensor> tensors);
 
 }  // namespace cpu

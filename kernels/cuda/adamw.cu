@@ -1,12 +1,10 @@
 // AdamW and the exponential average (kernels/adamw.h) on a GPU, f32. Floor: 28 bytes a parameter
 // (p, m, v read and written, gradient read), 36 with the average.
-// Many tensors go in one launch: a table of them and a list of their chunks of 8192 elements, one a
-// block, are copied to the device first.
+// Many tensors go in one launch, a chunk of 8192 elements a block.
 #include "kernels/adamw.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <vector>
 
 #include "kernels/cuda/map.cuh"
 #include "kernels/cuda/rows.cuh"
@@ -52,6 +50,7 @@ struct Entry {
   int64_t n;
   int64_t aligned;  // all of them, to 16 bytes
 
+  Entry() = default;
   explicit Entry(const AdamWTensor& t)
       : param(pointer<float>(t.param)),
         grad(pointer<const float>(t.grad)),
@@ -62,8 +61,36 @@ struct Entry {
         aligned(is_aligned(param) && is_aligned(grad) && is_aligned(m) && is_aligned(v) &&
                 is_aligned(average)) {}
 };
-constexpr int kEntryWords = sizeof(Entry) / sizeof(int64_t);
-static_assert(kEntryWords == 7 && std::is_trivially_copyable_v<Entry>);
+
+// The tensors of one launch, as many as 4 KiB of parameters hold. By value: a table in memory would
+// be copied there in every step, as gradients lie elsewhere from step to step, and the host would
+// wait for the copy.
+constexpr size_t kGroup = 64;
+struct Group {
+  int count = 0;
+  unsigned first[kGroup + 1];  // block of each tensor's first chunk; last: how many there are
+  Entry entries[kGroup];
+
+  explicit Group(std::span<const AdamWTensor> tensors) : count(static_cast<int>(tensors.size())) {
+    first[0] = 0;
+    for (size_t k = 0; k < tensors.size(); ++k) {
+      entries[k] = Entry(tensors[k]);
+      first[k + 1] = first[k] + static_cast<unsigned>(ceil_div(entries[k].n, kChunk));
+    }
+  }
+  unsigned blocks() const { return first[count]; }
+
+  // The last tensor that starts at or before a block.
+  __device__ __forceinline__ int tensor_of(unsigned block) const {
+    int low = 0, high = count;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (first[middle] <= block ? low : high) = middle;
+    }
+    return low;
+  }
+};
+static_assert(sizeof(Group) + sizeof(Scalars) <= 4096);
 
 // The CPU's operations in its order. The update is subtracted once: p (1 - lr wd) would lose a
 // small lr wd.
@@ -113,20 +140,19 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(Entry e, Scalars s) {
   update_chunk(e, blockIdx.x, s);
 }
 
-// chunks[block]: index of the tensor, index of its chunk.
 __global__ void __launch_bounds__(kThreads)
-    adamw_all_kernel(const Entry* entries, const int2* chunks, Scalars s) {
-  const int2 place = chunks[blockIdx.x];
-  const Entry e = entries[place.x];
-  update_chunk(e, place.y, s);
+    adamw_all_kernel(const __grid_constant__ Group group, Scalars s) {
+  const int k = group.tensor_of(blockIdx.x);
+  update_chunk(group.entries[k], blockIdx.x - group.first[k], s);
 }
 
 // Sums over chunks: f32 within a pack, f64 from there on.
 __global__ void __launch_bounds__(kThreads)
-    grad_squares_kernel(const Entry* entries, const int2* chunks, double* partial) {
-  const int2 place = chunks[blockIdx.x];
-  const Entry e = entries[place.x];
-  const int64_t begin = place.y * kChunk, end = begin + kChunk < e.n ? begin + kChunk : e.n;
+    grad_squares_kernel(const __grid_constant__ Group group, double* partial) {
+  const int k = group.tensor_of(blockIdx.x);
+  const Entry& e = group.entries[k];
+  const int64_t begin = (blockIdx.x - group.first[k]) * kChunk,
+                end = begin + kChunk < e.n ? begin + kChunk : e.n;
   double sum = 0;
   const auto add = [&](int64_t i, auto packed) {
     float g[kLane], part = 0;
@@ -165,33 +191,15 @@ void run_one(const char* name, const AdamWTensor& t, const Scalars& s) {
       adamw_kernel, Entry(t), s);
 }
 
-// The tensors' table followed by the blocks' chunks, on the device.
-struct Table {
-  Tensor memory;
-  int64_t blocks = 0;
-  const Entry* entries = nullptr;
-  const int2* chunks = nullptr;
-
-  Table(const char* function, std::span<const AdamWTensor> tensors, bool moments) {
-    std::vector<int64_t> words(tensors.size() * kEntryWords);
-    const Device device = tensors.front().param.device();
-    for (size_t k = 0; k < tensors.size(); ++k) {
-      check_tensor(function, tensors[k], device, moments);
-      const Entry e(tensors[k]);
-      std::memcpy(words.data() + k * kEntryWords, &e, sizeof e);
-      for (int64_t c = 0; c * kChunk < e.n; ++c)
-        words.push_back(c << 32 | static_cast<int64_t>(k));  // an int2, x first
-    }
-    const auto head = static_cast<int64_t>(tensors.size() * kEntryWords);
-    blocks = static_cast<int64_t>(words.size()) - head;
-    memory = Tensor::from(words, {head + blocks}).to(device);
-    entries = reinterpret_cast<const Entry*>(memory.data<int64_t>());
-    chunks = reinterpret_cast<const int2*>(memory.data<int64_t>() + head);
+// launch_one(group) for all tensors, which are checked first.
+template <class LaunchOne>
+void for_groups(const char* function, std::span<const AdamWTensor> tensors, bool moments,
+                LaunchOne launch_one) {
+  const Device device = tensors.front().param.device();
+  for (const AdamWTensor& t : tensors) check_tensor(function, t, device, moments);
+  for (; !tensors.empty(); tensors = tensors.subspan(std::min(kGroup, tensors.size()))) {
+    launch_one(Group(tensors.first(std::min(kGroup, tensors.size()))));
   }
-};
-
-Launch over(const char* name, const Table& table) {
-  return {name, static_cast<unsigned>(table.blocks), kThreads, table.memory.device()};
 }
 
 }  // namespace
@@ -210,16 +218,23 @@ void ema(const Tensor& average, const Tensor& param, double decay) {
 void adamw_all(std::span<const AdamWTensor> tensors, const AdamWStep& step, double decay) {
   const Scalars s = scalars_of(step, decay);
   if (tensors.empty()) return;
-  const Table table("adamw", tensors, true);
-  launch(over("adamw", table), adamw_all_kernel, table.entries, table.chunks, s);
+  for_groups("adamw", tensors, true, [&](const Group& group) {
+    launch({"adamw", group.blocks(), kThreads, tensors.front().param.device()}, adamw_all_kernel,
+           group, s);
+  });
 }
 
 double grad_squares(std::span<const AdamWTensor> tensors) {
   if (tensors.empty()) return 0;
-  const Table table("grad_squares", tensors, false);
-  const Tensor partial = Tensor::empty({table.blocks}, DType::f64, table.memory.device());
-  launch(over("grad_squares", table), grad_squares_kernel, table.entries, table.chunks,
-         partial.data<double>());
+  const Device device = tensors.front().param.device();
+  int64_t blocks = 0;
+  for (const AdamWTensor& t : tensors) blocks += ceil_div(t.param.numel(), kChunk);
+  const Tensor partial = Tensor::empty({blocks}, DType::f64, device);
+  double* next = partial.data<double>();
+  for_groups("grad_squares", tensors, false, [&](const Group& group) {
+    launch({"grad_squares", group.blocks(), kThreads, device}, grad_squares_kernel, group, next);
+    next += group.blocks();
+  });
   double sum = 0;
   for (const double p : partial.to_vector()) sum += p;
   return sum;

@@ -85,6 +85,25 @@ TEST_CASE("gpu: many tensors in one launch") {
   cuda::adamw_all({}, kStep, 0.75);
 }
 
+TEST_CASE("gpu: more tensors than one launch takes") {
+  std::vector<AdamWTensor> want, got;
+  for (uint32_t k = 0; k < 130; ++k) {
+    const AdamWTensor t = random_state(k % 64 == 0 || k == 63 ? 0 : k, 10 * k);
+    want.push_back(moved(t, [](const Tensor& x) { return x.to(DType::f64); }));
+    got.push_back(to_gpu(t));
+  }
+  const double squares = cpu::grad_squares(want);
+  CHECK(std::abs(cuda::grad_squares(got) - squares) <= 1e-6 * squares);
+  cpu::adamw_all(want, kStep, 0.75);
+  cuda::adamw_all(got, kStep, 0.75);
+  for (size_t i = 0; i < got.size(); ++i) check_state(got[i], want[i], 2e-6);
+  // Nothing moves where one of them does not fit.
+  const Tensor before = got[1].param.clone();
+  got.back().m = Tensor::zeros({1}, DType::f32, kGpu);
+  CHECK(contains(message_of([&] { cuda::adamw_all(got, kStep, 0.75); }), "adamw: m has shape"));
+  CHECK(same_gpu_bits(got[1].param, before));
+}
+
 TEST_CASE("gpu: adamw keeps a decay too small for 1 - lr wd, and NaN") {
   const auto one = [](double x) { return Tensor::full({1}, x, DType::f32, kGpu); };
   const Tensor p = one(1);
