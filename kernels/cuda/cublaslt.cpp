@@ -1,37 +1,32 @@
 #ifndef PARLO_SIMT
 #include "kernels/cuda/cublaslt.h"
 
-#include <dlfcn.h>
-
-#include "kernels/cuda/cublaslt_library.h"
+#include "kernels/cuda/find_library.h"
 
 namespace parlo::cuda {
 namespace {
 
-template <class F>
-void load(void* library, const char* name, F& function) {
-  function = reinterpret_cast<F>(::dlsym(library, name));
-  CHECK(function != nullptr, "CUDA: cuBLASLt has no ", name, ": ", ::dlerror());
-}
-
 CublasLt load_all() {
   void* const library = open_cublaslt();
+  const auto load = [library](const char* name, auto& f) {
+    load_function(library, "cuBLASLt 12 or later", name, f);
+  };
   CublasLt t;
-  load(library, "cublasLtCreate", t.create);
-  load(library, "cublasLtGetVersion", t.version);
-  load(library, "cublasLtGetStatusString", t.status_string);
-  load(library, "cublasLtMatmul", t.matmul);
-  load(library, "cublasLtMatmulAlgoGetHeuristic", t.heuristic);
-  load(library, "cublasLtMatmulAlgoCheck", t.check);
-  load(library, "cublasLtMatmulDescCreate", t.desc_create);
-  load(library, "cublasLtMatmulDescDestroy", t.desc_destroy);
-  load(library, "cublasLtMatmulDescSetAttribute", t.desc_set);
-  load(library, "cublasLtMatrixLayoutCreate", t.layout_create);
-  load(library, "cublasLtMatrixLayoutDestroy", t.layout_destroy);
-  load(library, "cublasLtMatrixLayoutSetAttribute", t.layout_set);
-  load(library, "cublasLtMatmulPreferenceCreate", t.preference_create);
-  load(library, "cublasLtMatmulPreferenceDestroy", t.preference_destroy);
-  load(library, "cublasLtMatmulPreferenceSetAttribute", t.preference_set);
+  load("cublasLtCreate", t.create);
+  load("cublasLtGetVersion", t.version);
+  load("cublasLtGetStatusString", t.status_string);
+  load("cublasLtMatmul", t.matmul);
+  load("cublasLtMatmulAlgoGetHeuristic", t.heuristic);
+  load("cublasLtMatmulAlgoCheck", t.check);
+  load("cublasLtMatmulDescCreate", t.desc_create);
+  load("cublasLtMatmulDescDestroy", t.desc_destroy);
+  load("cublasLtMatmulDescSetAttribute", t.desc_set);
+  load("cublasLtMatrixLayoutCreate", t.layout_create);
+  load("cublasLtMatrixLayoutDestroy", t.layout_destroy);
+  load("cublasLtMatrixLayoutSetAttribute", t.layout_set);
+  load("cublasLtMatmulPreferenceCreate", t.preference_create);
+  load("cublasLtMatmulPreferenceDestroy", t.preference_destroy);
+  load("cublasLtMatmulPreferenceSetAttribute", t.preference_set);
   return t;
 }
 

@@ -4,11 +4,19 @@
 #include <glob.h>
 
 #include <cstdlib>
+#include <string>
+#include <vector>
 
 #include "tensor/error.h"
 
 namespace parlo::cuda {
 namespace {
+
+struct LibrarySearch {
+  const char* variable;            // of the environment: a file that goes before everything else
+  std::vector<std::string> names;  // of the file, the best first
+  const char* advice;              // what to install
+};
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
@@ -48,8 +56,6 @@ void* try_open(const std::string& path) {
   return ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
 }
 
-}  // namespace
-
 void* open_library(const LibrarySearch& search) {
   if (const std::string path = environment(search.variable); !path.empty()) {
     void* library = try_open(path);
@@ -73,6 +79,27 @@ void* open_library(const LibrarySearch& search) {
   for (const std::string& name : search.names) names += (names.empty() ? "" : " or ") + name;
   throw Error(concat("CUDA: no ", names, " in the loader's path", looked, "; install it (",
                      search.advice, ") or set ", search.variable, " to the file"));
+}
+
+}  // namespace
+
+void* open_cublaslt() {
+  return open_library({"PARLO_CUBLASLT",
+                       {"libcublasLt.so.13", "libcublasLt.so.12"},
+                       "pip install nvidia-cublas or nvidia-cublas-cu12, or the CUDA toolkit"});
+}
+
+void* open_nccl() {
+  return open_library(
+      {"PARLO_NCCL",
+       {"libnccl.so.2"},
+       "pip install nvidia-nccl-cu13 or nvidia-nccl-cu12, or the package libnccl2"});
+}
+
+void* find_function(void* library, const char* expected, const char* name) {
+  void* const function = ::dlsym(library, name);
+  CHECK(function != nullptr, "CUDA: the library has no ", name, ", expected ", expected);
+  return function;
 }
 
 }  // namespace parlo::cuda

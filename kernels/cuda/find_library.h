@@ -1,20 +1,22 @@
-// Libraries that parlo links to no part of, so that one binary runs with those of a toolkit, a
-// driver package or a Python environment.
+// Libraries that parlo links to no part of, so that one binary runs with those of a toolkit (CUDA
+// 12 or 13), a driver package or a Python environment.
 #pragma once
-
-#include <string>
-#include <vector>
 
 namespace parlo::cuda {
 
-struct LibrarySearch {
-  const char* variable;            // of the environment: a file that goes before everything else
-  std::vector<std::string> names;  // of the file, the best first
-  const char* advice;              // what to install
-};
+// The handle of dlopen: the file that $PARLO_CUBLASLT or $PARLO_NCCL names, the loader's path,
+// CUDA_PATH, /usr/local/cuda, then the nvidia packages of Python environments. Throws Error saying
+// where was looked and what to install.
+void* open_cublaslt();
+void* open_nccl();
 
-// The handle of dlopen: $variable, the loader's path, CUDA_PATH, /usr/local/cuda, then the nvidia
-// packages of Python environments. Throws Error saying where was looked and what to install.
-void* open_library(const LibrarySearch& search);
+// `expected`, as "NCCL 2.14 or later", is for the Error where there is none of that name.
+void* find_function(void* library, const char* expected, const char* name);
+
+// f = the function of that name.
+template <class F>
+void load_function(void* library, const char* expected, const char* name, F& f) {
+  f = reinterpret_cast<F>(find_function(library, expected, name));
+}
 
 }  // namespace parlo::cuda

@@ -2,7 +2,7 @@
 #include <cstdlib>
 
 #include "kernels/cuda/blas_key.h"
-#include "kernels/cuda/cublaslt_library.h"
+#include "kernels/cuda/find_library.h"
 #include "tensor/file.h"
 #include "tests/gpu_support.h"
 
@@ -121,6 +121,9 @@ TEST_CASE("gpu: a library that is not there is named") {
   } else {
     ::unsetenv("PARLO_CUBLASLT");
   }
+  const std::string lacking =
+      message_of([] { cuda::find_function(nullptr, "NCCL 2.14 or later", "ncclNothing"); });
+  CHECK(contains(lacking, "no ncclNothing, expected NCCL 2.14 or later"));
 }
 
 TEST_CASE("gpu: the file of algorithms lies in the user's cache") {

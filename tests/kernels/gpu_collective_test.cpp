@@ -3,7 +3,7 @@
 #include <cstdlib>
 
 #include "kernels/cuda/collective_gpu.h"
-#include "kernels/cuda/nccl_library.h"
+#include "kernels/cuda/find_library.h"
 #include "tests/kernels/collective_support.h"
 #include "tests/kernels/gpu_kernel_support.h"
 
