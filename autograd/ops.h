@@ -128,6 +128,10 @@ Var patchify(const Var& x, int64_t patch, bool channel_last);
 Var unpatchify(const Var& tokens, int64_t patch, bool channel_last, const Shape& image);
 
 // --- conv.cpp
+// x [B, I, D, H, W], w [O, I / groups, kd, kh, kw]; bias [O] and residual, added to the result, may
+// be undefined. See kernels/conv.h for the padding, causal_conv3d for that of causal video models.
+Var conv3d(const Var& x, const Var& w, const Var& bias, const Conv3dArgs& args,
+           const Var& residual = {});
 Var conv2d(const Var& x, const Var& w, const Var& bias, const Conv2dArgs& args);
 
 }  // namespace parlo

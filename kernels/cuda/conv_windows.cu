@@ -1,6 +1,5 @@
-// im2col and its adjoint for conv2d (conv.cu), and the gradient of a bias.
-// Floors: gather_windows reads x and writes col once; sum_windows reads col and writes dx once, a
-// gather without atomics; sum_channels reads dy once.
+// im2col for the gradient of a convolution's weights (conv.cu), and the gradient of a bias.
+// Floors: gather_windows reads x and writes col once; sum_channels reads dy once.
 #include "kernels/cuda/conv_windows.h"
 
 #include "kernels/cuda/map.cuh"
@@ -12,14 +11,35 @@ constexpr int kThreads = 256;
 
 // Sizes fit 32 bits one by one; offsets are 64 bits wide.
 struct Windows {
-  int channels, h, w, kh, kw, oh, ow, stride, padding;
-  __host__ __device__ int rows() const { return channels * kh * kw; }
+  int channels, size[3], kernel[3], result[3], stride[3], before[3];
+  bool replicate;
+  __host__ __device__ int rows() const { return channels * kernel[0] * kernel[1] * kernel[2]; }
 };
 
 Windows windows_of(const ConvSizes& c) {
-  const auto narrow = [](int64_t n) { return static_cast<int>(n); };
-  return {narrow(c.in), narrow(c.h),  narrow(c.w),      narrow(c.kh),     narrow(c.kw),
-          narrow(c.oh), narrow(c.ow), narrow(c.stride), narrow(c.padding)};
+  Windows w{};
+  w.channels = static_cast<int>(c.in), w.replicate = c.border == Border::replicate;
+  for (size_t i = 0; i < 3; ++i) {
+    w.size[i] = static_cast<int>(c.size[i]), w.kernel[i] = static_cast<int>(c.kernel[i]);
+    w.result[i] = static_cast<int>(c.result[i]), w.stride[i] = static_cast<int>(c.stride[i]);
+    w.before[i] = static_cast<int>(c.before[i]);
+  }
+  return w;
+}
+
+// The position of x under tap k of result q; false where there is none.
+__device__ __forceinline__ bool window_position(const Windows& c, const int (&q)[3],
+                                                const int (&k)[3], int64_t& at) {
+  at = 0;
+  bool inside = true;
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    int p = q[i] * c.stride[i] + k[i] - c.before[i];
+    if (c.replicate) p = min(max(p, 0), c.size[i] - 1);
+    inside = inside && static_cast<unsigned>(p) < static_cast<unsigned>(c.size[i]);
+    at = at * c.size[i] + p;
+  }
+  return inside;
 }
 
 // N neighbouring pixels a thread; blocks are as wide as one row of col asks, and go on over rows.
@@ -28,52 +48,25 @@ __global__ void __launch_bounds__(kThreads)
     gather_windows_kernel(Windows c, int64_t first, int64_t count, const T* x, T* col) {
   const int64_t at = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
   if (at >= count) return;
-  const int pixel = static_cast<int>(first + at), i0 = pixel / c.ow, j0 = pixel % c.ow;
+  const int pixel = static_cast<int>(first + at), line = pixel / c.result[2];
   const int rows = c.rows(), step = static_cast<int>(gridDim.y * blockDim.y);
-  const int64_t image = blockIdx.z;
+  const int64_t image = blockIdx.z, volume = int64_t{c.size[0]} * c.size[1] * c.size[2];
   for (int row = static_cast<int>(blockIdx.y * blockDim.y + threadIdx.y); row < rows; row += step) {
-    const int di = row / c.kw % c.kh, dj = row % c.kw;
-    const int64_t channel = row / (c.kh * c.kw);
-    const T* plane = x + (image * c.channels + channel) * c.h * c.w;
+    const int above = row / c.kernel[2], higher = above / c.kernel[1];
+    const int k[3] = {higher % c.kernel[0], above % c.kernel[1], row % c.kernel[2]};
+    const T* plane = x + (image * c.channels + higher / c.kernel[0]) * volume;
+    int q[3] = {line / c.result[1], line % c.result[1], pixel % c.result[2]};
     Pack<T, N> out;
-    int i = i0, j = j0;
 #pragma unroll
-    for (int k = 0; k < N; ++k) {
-      const int py = i * c.stride + di - c.padding, px = j * c.stride + dj - c.padding;
-      // Negative ones become large.
-      const bool inside = static_cast<unsigned>(py) < static_cast<unsigned>(c.h) &&
-                          static_cast<unsigned>(px) < static_cast<unsigned>(c.w);
-      out.v[k] = inside ? plane[static_cast<int64_t>(py) * c.w + px] : from_f32<T>(0.0f);
-      if (++j == c.ow) j = 0, ++i;
+    for (int i = 0; i < N; ++i) {
+      int64_t from;
+      const bool inside = window_position(c, q, k, from);
+      out.v[i] = inside ? plane[from] : from_f32<T>(0.0f);
+      if (++q[2] < c.result[2]) continue;
+      q[2] = 0;
+      if (++q[1] == c.result[1]) q[1] = 0, ++q[0];
     }
     store_pack<N>(col + (image * rows + row) * count + at, out);
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    sum_windows_kernel(Windows c, int row_begin, int64_t count, int y_begin, int64_t pixels,
-                       const T* col, T* dx) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at >= pixels) return;
-  const int pixel = static_cast<int>(at), y = y_begin + pixel / c.w, x = pixel % c.w;
-  const int top = y + c.padding, left = x + c.padding;
-  const int row_end = row_begin + static_cast<int>(count / c.ow);
-  const int64_t image = blockIdx.z, step = static_cast<int64_t>(gridDim.y) * blockDim.y;
-  for (int64_t channel = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y;
-       channel < c.channels; channel += step) {
-    const int64_t plane = image * c.channels + channel;
-    float sum = 0;
-    // Every stride-th row and column of the weights meets an output pixel.
-    for (int di = top % c.stride, i = top / c.stride; di < c.kh; di += c.stride, --i) {
-      if (i < row_begin || i >= row_end) continue;
-      const int64_t line = (plane * c.kh + di) * c.kw;
-      const int64_t at_row = static_cast<int64_t>(i - row_begin) * c.ow;
-      for (int dj = left % c.stride, j = left / c.stride; dj < c.kw; dj += c.stride, --j) {
-        if (j >= 0 && j < c.ow) sum += to_f32(col[(line + dj) * count + at_row + j]);
-      }
-    }
-    dx[(plane * c.h + y) * c.w + x] = from_f32<T>(sum);
   }
 }
 
@@ -105,7 +98,7 @@ Launch tiles(const char* name, int64_t across, int64_t down, int64_t images, Dev
 void gather_windows(const ConvSizes& c, const Tensor& x, int64_t first, int64_t count,
                     const Tensor& col) {
   const Windows sizes = windows_of(c);
-  visit_dtype_gpu(x.dtype(), "conv2d", [&](auto type) {
+  visit_dtype_gpu(x.dtype(), "conv3d", [&](auto type) {
     using T = decltype(type);
     const auto run = [&]<int N>(std::integral_constant<int, N>) {
       launch(tiles("gather_windows", ceil_div(count, N), sizes.rows(), x.dim(0), x.device()),
@@ -120,22 +113,11 @@ void gather_windows(const ConvSizes& c, const Tensor& x, int64_t first, int64_t 
   });
 }
 
-void sum_windows(const ConvSizes& c, const Tensor& col, int64_t row_begin, int64_t y_begin,
-                 int64_t y_end, const Tensor& dx) {
-  const int64_t pixels = (y_end - y_begin) * c.w;
-  visit_dtype_gpu(dx.dtype(), "conv2d_backward", [&](auto type) {
-    using T = decltype(type);
-    launch(tiles("sum_windows", pixels, c.in, dx.dim(0), dx.device()), sum_windows_kernel<T>,
-           windows_of(c), static_cast<int>(row_begin), col.dim(-1), static_cast<int>(y_begin),
-           pixels, pointer<const T>(col), pointer<T>(dx));
-  });
-}
-
 void sum_channels(const ConvSizes& c, const Tensor& dy, const Tensor& dbias) {
-  visit_dtype_gpu(dy.dtype(), "conv2d_backward", [&](auto type) {
+  visit_dtype_gpu(dy.dtype(), "conv3d_backward", [&](auto type) {
     using T = decltype(type);
     launch({"sum_channels", static_cast<unsigned>(c.out), kThreads, dy.device()},
-           sum_channels_kernel<T>, c.batch, c.oh * c.ow, pointer<const T>(dy), pointer<T>(dbias));
+           sum_channels_kernel<T>, c.batch, c.area(), pointer<const T>(dy), pointer<T>(dbias));
   });
 }
 

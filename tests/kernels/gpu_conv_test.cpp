@@ -145,7 +145,7 @@ TEST_CASE("gpu: faults of conv2d are named") {
                  "operands lie on cuda:0"));
   const Tensor wide = Tensor::zeros({1, 1, 1, 1}, DType::f64, kGpu);
   CHECK(contains(message_of([&] { cuda::conv2d(wide, wide, Tensor(), wide, {}); }),
-                 "conv2d: expected dtype f32 or bf16"));
+                 "conv3d: expected dtype f32 or bf16"));
 }
 
 }  // namespace parlo::test

@@ -1,0 +1,245 @@
+// What conv_gemm.cu needs around it: products of a convolution and of its gradient, channels side
+// by side, weights in the order of the sum, borders folded.
+// Floors: every operand is read and written once.
+#include "kernels/cuda/conv_gemm.h"
+
+#include "kernels/cuda/map.cuh"
+
+namespace parlo::cuda {
+namespace {
+
+constexpr int kThreads = 256, kTile = 64;
+constexpr int64_t kCopyBytes = int64_t{32} << 20;  // of x at a time: it stays in the L2
+
+// x [images, groups, channels, positions] as rows of channels, zeros up to `padded` of a group.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    channel_rows_kernel(const T* x, int groups, int channels, int64_t positions, int padded,
+                        T* rows) {
+  constexpr int kN = kPack<T>, kAcross = kTile / kN;
+  SMEM(T, tile, [kTile][kTile + 4 / sizeof(T)]);  // rows are an odd number of words apart
+  const int64_t position_tiles = (positions + kTile - 1) / kTile;
+  const int64_t plane = blockIdx.x / position_tiles, p0 = blockIdx.x % position_tiles * kTile;
+  const int c0 = static_cast<int>(blockIdx.y) * kTile;
+#pragma unroll
+  for (int i = 0; i < kTile * kTile / kThreads; ++i) {
+    const int item = threadIdx.x + i * kThreads, c = item / kTile, p = item % kTile;
+    const bool inside = c0 + c < channels && p0 + p < positions;
+    tile[c][p] = inside ? x[(plane * channels + c0 + c) * positions + p0 + p] : from_f32<T>(0);
+  }
+  __syncthreads();
+  const int64_t image = plane / groups, group = plane % groups;
+  for (int item = threadIdx.x; item < kTile * kAcross; item += kThreads) {
+    const int c = item % kAcross * kN, p = item / kAcross;
+    if (c0 + c >= padded || p0 + p >= positions) continue;
+    Pack<T, kN> out;
+#pragma unroll
+    for (int k = 0; k < kN; ++k) out.v[k] = tile[c + k][p];
+    store_pack<kN>(rows + ((image * positions + p0 + p) * groups + group) * padded + c0 + c, out);
+  }
+}
+
+struct PackedWeights {
+  int groups, out, in, padded, taps[3], kernel[3], first[3], step[3];
+  bool transposed;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pack_weights_kernel(PackedWeights p, const T* w, int64_t n, T* packed) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
+    const int c = static_cast<int>(i % p.padded);
+    int64_t rest = i / p.padded;
+    int64_t tap = 0, volume = 1;
+#pragma unroll
+    for (int axis = 2; axis >= 0; --axis) {
+      const int k = static_cast<int>(rest % p.taps[axis]);
+      rest /= p.taps[axis];
+      tap += (p.first[axis] + int64_t{k} * p.step[axis]) * volume;
+      volume *= p.kernel[axis];
+    }
+    const int64_t o = rest % p.out, g = rest / p.out;
+    // [O, I / groups]: of dx, o counts the I / groups and c the O / groups.
+    const int64_t pair = p.transposed ? (g * p.in + c) * p.out + o : (g * p.out + o) * p.in + c;
+    packed[i] = c < p.in ? w[pair * volume + tap] : from_f32<T>(0);
+  }
+}
+
+struct Fold {
+  int size[3], padded[3], before[3];
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    fold_borders_kernel(Fold f, const float* padded, int64_t n, T* dx) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
+    int low[3], high[3];
+    int64_t rest = i;
+#pragma unroll
+    for (int axis = 2; axis >= 0; --axis) {
+      const int at = static_cast<int>(rest % f.size[axis]);
+      rest /= f.size[axis];
+      low[axis] = at == 0 ? 0 : at + f.before[axis];
+      high[axis] = at == f.size[axis] - 1 ? f.padded[axis] : at + f.before[axis] + 1;
+    }
+    float sum = 0;
+    for (int d = low[0]; d < high[0]; ++d) {
+      for (int h = low[1]; h < high[1]; ++h) {
+        const float* line = padded + ((rest * f.padded[0] + d) * f.padded[1] + h) * f.padded[2];
+        for (int v = low[2]; v < high[2]; ++v) sum += line[v];
+      }
+    }
+    dx[i] = from_f32<T>(sum);
+  }
+}
+
+int narrow(int64_t n) {
+  CHECK(n >= -(int64_t{1} << 31) && n < int64_t{1} << 31, "conv3d: ", n,
+        " is more than a GPU kernel counts");
+  return static_cast<int>(n);
+}
+
+// Elements from a position to the next where x lies as rows of channels; 0 where it does not.
+int64_t row_of(const Tensor& x, int groups) {
+  const int64_t unit = 16 / static_cast<int64_t>(dtype_size(x.dtype()));
+  const int64_t channels = x.dim(1);
+  if (channels / groups % unit != 0 || x.strides()[1] != 1 || !is_aligned(x.raw())) return 0;
+  int64_t row = 0, step = 1;  // the stride of a position, from the last axis that has one
+  for (int i = 4; i >= 2; --i) {
+    if (x.dim(i) > 1 && row == 0) row = x.strides()[i] / step;
+    if (x.dim(i) > 1 && x.strides()[i] != row * step) return 0;
+    step *= x.dim(i);
+  }
+  if (row == 0) row = channels;  // one position
+  if (row < channels || row % unit != 0) return 0;
+  return x.dim(0) > 1 && x.strides()[0] % unit != 0 ? 0 : row;
+}
+
+Tensor copy_rows(const Tensor& x, int groups, int64_t padded) {
+  const int64_t positions = x.dim(2) * x.dim(3) * x.dim(4);
+  const Tensor rows = Tensor::empty({x.dim(0), positions, groups, padded}, x.dtype(), x.device());
+  const int64_t tiles = x.dim(0) * groups * ceil_div(positions, kTile);
+  visit_dtype_gpu(x.dtype(), "conv3d", [&](auto type) {
+    using T = decltype(type);
+    launch({"channel_rows",
+            dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(ceil_div(padded, kTile))),
+            kThreads, x.device()},
+           channel_rows_kernel<T>, pointer<const T>(x), groups, narrow(x.dim(1) / groups),
+           positions, narrow(padded), pointer<T>(rows));
+  });
+  return rows;
+}
+
+}  // namespace
+
+int64_t padded_channels(int64_t channels, DType dtype) {
+  const int64_t unit = 16 / static_cast<int64_t>(dtype_size(dtype));
+  return ceil_div(channels, unit) * unit;
+}
+
+ConvProduct forward_product(const ConvSizes& c) {
+  ConvProduct p;
+  p.replicate = c.border == Border::replicate;
+  p.groups = narrow(c.groups), p.in = narrow(c.in / c.groups), p.out = narrow(c.out / c.groups);
+  for (size_t i = 0; i < 3; ++i) {
+    p.axis[i] = {narrow(c.size[i]),
+                 narrow(c.result[i]),
+                 narrow(c.stride[i]),
+                 narrow(-c.before[i]),
+                 narrow(c.kernel[i]),
+                 1,
+                 0,
+                 narrow(c.result[i])};
+  }
+  return p;
+}
+
+std::vector<ConvProduct> gradient_products(const ConvSizes& c, const ConvAxes& size,
+                                           const ConvAxes& before) {
+  std::vector<ConvProduct> products(1);
+  products[0].groups = narrow(c.groups);
+  products[0].in = narrow(c.out / c.groups), products[0].out = narrow(c.in / c.groups);
+  for (size_t i = 0; i < 3; ++i) {
+    std::vector<ConvProduct> next;
+    const int64_t s = c.stride[i];
+    for (int64_t r = 0; r < std::min(s, size[i]); ++r) {
+      // Position q s + r meets taps t + s j, in outputs q + (r + before - t) / s - j: from the last
+      // of them on, the outputs follow one another.
+      const int64_t t = (r + before[i]) % s,
+                    taps = ceil_div(std::max<int64_t>(c.kernel[i] - t, 0), s);
+      const int64_t shift = (r + before[i] - t) / s - (taps - 1);
+      for (ConvProduct p : products) {
+        p.axis[i] = {narrow(c.result[i]),
+                     narrow(ceil_div(size[i] - r, s)),
+                     1,
+                     narrow(shift),
+                     narrow(taps),
+                     narrow(s),
+                     narrow(r),
+                     narrow(size[i])};
+        p.tap_first[i] = narrow(t + s * (taps - 1)), p.tap_step[i] = narrow(-s);
+        next.push_back(p);
+      }
+    }
+    products = std::move(next);
+  }
+  return products;
+}
+
+void for_channel_rows(const Tensor& x, int groups,
+                      const std::function<void(int64_t, int64_t, const ChannelRows&)>& body) {
+  const int64_t batch = x.dim(0), per_group = x.dim(1) / groups;
+  const int64_t padded = padded_channels(per_group, x.dtype());
+  const int64_t positions = x.dim(2) * x.dim(3) * x.dim(4);
+  narrow(positions);
+  if (positions == 0 || padded == 0) return body(0, batch, {nullptr, 0, 0, 0});
+  if (const int64_t row = row_of(x, groups)) {
+    return body(0, batch, {x.raw(), x.strides()[0], row, per_group});
+  }
+  const Tensor plain = x.contiguous();
+  const int64_t image = positions * groups * padded;
+  const int64_t bytes = image * static_cast<int64_t>(dtype_size(x.dtype()));
+  const int64_t step = std::max<int64_t>(1, kCopyBytes / bytes);
+  for (int64_t b = 0; b < batch; b += step) {
+    const int64_t end = std::min(batch, b + step);
+    const Tensor rows = copy_rows(plain.slice(0, b, end), groups, padded);
+    body(b, end, {rows.raw(), image, groups * padded, padded});
+  }
+}
+
+Tensor pack_weights(const ConvProduct& p, const Tensor& w, bool transposed) {
+  const int64_t padded = padded_channels(p.in, w.dtype());
+  PackedWeights args{p.groups, p.out, p.in, narrow(padded), {}, {}, {}, {}, transposed};
+  int64_t taps = 1;
+  for (int i = 0; i < 3; ++i) {
+    args.taps[i] = p.axis[i].taps, args.kernel[i] = narrow(w.dim(i + 2));
+    args.first[i] = p.tap_first[i], args.step[i] = p.tap_step[i];
+    taps *= args.taps[i];
+  }
+  narrow(taps * padded);
+  const Tensor packed = Tensor::empty({p.groups, p.out, taps, padded}, w.dtype(), w.device());
+  const int64_t n = packed.numel();
+  visit_dtype_gpu(w.dtype(), "conv3d", [&](auto type) {
+    using T = decltype(type);
+    launch({"pack_weights", blocks_for(n, kThreads), kThreads, w.device()}, pack_weights_kernel<T>,
+           args, pointer<const T>(w), n, pointer<T>(packed));
+  });
+  return packed;
+}
+
+void fold_borders(const Tensor& padded, const ConvAxes& before, const Tensor& dx) {
+  Fold f{};
+  for (int i = 0; i < 3; ++i) {
+    f.size[i] = narrow(dx.dim(i + 2)), f.padded[i] = narrow(padded.dim(i + 2));
+    f.before[i] = narrow(before[static_cast<size_t>(i)]);
+  }
+  visit_dtype_gpu(dx.dtype(), "conv3d_backward", [&](auto type) {
+    using T = decltype(type);
+    launch({"fold_borders", blocks_for(dx.numel(), kThreads), kThreads, dx.device()},
+           fold_borders_kernel<T>, f, pointer<const float>(padded), dx.numel(), pointer<T>(dx));
+  });
+}
+
+}  // namespace parlo::cuda
