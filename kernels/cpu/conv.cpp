@@ -15,7 +15,7 @@ namespace {
 
 using Conv = ConvSizes;
 
-constexpr int64_t kSlabBytes = int64_t{4} << 20;
+constexpr int64_t kSlabBytes = int64_t{16} << 20;
 constexpr int64_t kLeastPixels = 256;  // fewer make the product slow
 
 // Lines (rows of output pixels, counted over depth and height) that make a slab.
@@ -73,10 +73,11 @@ void for_each_window_line(const Conv& c, const Slab& slab, T* image, Body&& body
     WindowLine<T> w{};
     inside(c, dj, &w.begin, &w.end);
     w.shift = dj - c.before[2];
-    for (int64_t i = slab.begin; i < slab.end; ++i) {
-      const int64_t z = position(c, 0, i / c.result[1], dd);
-      const int64_t y = position(c, 1, i % c.result[1], di);
-      w.at = row * slab.pixels() + (i - slab.begin) * slab.width;
+    w.at = row * slab.pixels();
+    int64_t q = slab.begin / c.result[1], r = slab.begin % c.result[1];
+    for (int64_t i = slab.begin; i < slab.end; ++i, w.at += slab.width) {
+      const int64_t z = position(c, 0, q, dd), y = position(c, 1, r, di);
+      if (++r == c.result[1]) r = 0, ++q;
       w.line = z < 0 || y < 0 ? nullptr
                               : image + ((channel * c.size[0] + z) * c.size[1] + y) * c.size[2];
       body(w);
