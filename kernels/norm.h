@@ -6,6 +6,7 @@
 // stride. mean, rstd [R] are outputs of the forward, inputs of the backward.
 #pragma once
 
+#include "kernels/matmul.h"
 #include "tensor/tensor.h"
 
 namespace parlo {
@@ -14,6 +15,7 @@ struct NormParams {
   Tensor weight, bias;
   Tensor scale, shift;
   double eps = 1e-6;
+  Activation activation = Activation::none;  // of y; group norm only, none or silu
 };
 
 // Gradients to write; undefined tensors are skipped. Parameter gradients are summed over rows in a
@@ -37,7 +39,8 @@ void rms_norm_backward(const Tensor& x, const NormParams& p, const Tensor& rstd,
                        const NormGrads& grads);
 
 // x, y [B, C, S] (S = all spatial positions), statistics over each of `groups` channel groups:
-// mean, rstd [B, groups]; weight, bias [C].
+// mean, rstd [B, groups]; weight, bias [C]. With silu y = silu(x * rstd * ...), and the backward
+// takes dy through it, computing its argument again.
 void group_norm(const Tensor& x, int64_t groups, const NormParams& p, const Tensor& y,
                 const Tensor& mean, const Tensor& rstd);
 void group_norm_backward(const Tensor& x, int64_t groups, const NormParams& p, const Tensor& mean,

@@ -53,6 +53,7 @@ inline NormShape check_norm(std::string_view function, const Tensor& x, const No
   NormShape shape;
   shape.columns = columns_of(function, x);
   shape.rows = shape.columns ? x.numel() / shape.columns : 0;
+  CHECK(p.activation == Activation::none, function, ": an activation is not supported");
   check_operand(function, "x", x, x.dtype(), x.numel());
   check_parameter(function, "weight", p.weight, x, shape.columns);
   check_parameter(function, "bias", p.bias, x, shape.columns);
@@ -102,6 +103,8 @@ inline GroupShape check_group_norm(std::string_view function, const Tensor& x, i
   check_parameter(function, "weight", p.weight, x, C);
   check_parameter(function, "bias", p.bias, x, C);
   CHECK(!p.scale && !p.shift, function, ": scale and shift are not supported");
+  CHECK(p.activation == Activation::none || p.activation == Activation::silu, function,
+        ": expected no activation or silu");
   int64_t positions = 1;
   for (int i = 2; i < x.rank(); ++i) positions *= x.dim(i);
   return {B, C, positions, groups};

@@ -72,11 +72,12 @@ Var rms_norm(const Var& x, const Var& weight, double eps) {
                 });
 }
 
-Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias, double eps) {
+Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias, double eps,
+               Activation activation) {
   CHECK(x.rank() >= 2 && groups > 0 && x.dim(1) % groups == 0, "group_norm: ", groups,
         " groups do not divide the channels of ", x.shape());
   check_params("group_norm", x.dim(1), weight, bias);
-  const NormParams p{maybe(weight), maybe(bias), {}, {}, eps};
+  const NormParams p{maybe(weight), maybe(bias), {}, {}, eps, activation};
   const Shape shape = x.shape();
   int64_t spatial = 1;
   for (int i = 2; i < shape.rank(); ++i) spatial *= shape[i];

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cpu/checks.h"
+#include "kernels/elementwise.h"
 #include "kernels/norm.h"
 #include "kernels/norm_checks.h"
 #include "tensor/parallel.h"
@@ -65,9 +66,31 @@ void group_norm(const Tensor& x, int64_t groups, const NormParams& p, const Tens
       }
     });
   });
+  if (p.activation != Activation::none) activation(p.activation, y, y);
 }
 
 namespace {
+
+// The gradient of the activation's argument, which is computed again.
+Tensor before_activation(const GroupShape& s, const Tensor& x, const NormParams& p,
+                         const Tensor& mean, const Tensor& rstd, const Tensor& dy) {
+  const Tensor z = Tensor::empty_like(x);
+  visit_float(x.dtype(), "group_norm_backward", [&](auto type) {
+    using T = decltype(type);
+    const T *weight = data_or_null<T>(p.weight), *bias = data_or_null<T>(p.bias);
+    const int64_t n = s.group_size();
+    parallel_for(n ? s.batch * s.groups : 0, row_grain(n), [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t first = k % s.groups * s.group_channels();
+        normalise_group(s, x.data<T>() + k * n, weight ? weight + first : nullptr,
+                        bias ? bias + first : nullptr, double{mean.data<T>()[k]},
+                        double{rstd.data<T>()[k]}, z.data<T>() + k * n);
+      }
+    });
+  });
+  activation_backward(p.activation, z, dy, z);
+  return z;
+}
 
 // s1[c] = sum dy, s2[c] = sum dy xhat of each channel; dx where wanted.
 template <class T>
@@ -97,9 +120,12 @@ void group_backward(const GroupShape& s, const T* x, const T* weight, double mea
 }  // namespace
 
 void group_norm_backward(const Tensor& x, int64_t groups, const NormParams& p, const Tensor& mean,
-                         const Tensor& rstd, const Tensor& dy, const NormGrads& grads) {
+                         const Tensor& rstd, const Tensor& dy_after, const NormGrads& grads) {
   const char* name = "group_norm_backward";
-  const GroupShape s = check_group_norm_backward(name, x, groups, p, mean, rstd, dy, grads);
+  const GroupShape s = check_group_norm_backward(name, x, groups, p, mean, rstd, dy_after, grads);
+  const Tensor dy = p.activation == Activation::none
+                        ? dy_after
+                        : before_activation(s, x, p, mean, rstd, dy_after);
   visit_float(x.dtype(), name, [&](auto type) {
     using T = decltype(type);
     const T* weight = data_or_null<T>(p.weight);

@@ -1,5 +1,6 @@
 // Group norm (kernels/norm.h) over x [B, C, S] on a GPU: one kernel takes the mean and the squared
-// deviations of each span of a group, a second one joins them and writes y. Floor: bytes of x and
+// deviations of each span of a group, a second one joins them and writes y, through silu where
+// asked. Floor: bytes of x and
 // y.
 #include "kernels/cuda/norm_group.cuh"
 
@@ -62,7 +63,10 @@ __global__ void __launch_bounds__(S::kThreads) group_norm_kernel(GroupArgs<typen
     const float bias = a.bias.data ? a.bias.at(0, c) : 0;
     Pack<T, S::kN> y;
 #pragma unroll
-    for (int j = 0; j < S::kN; ++j) y.v[j] = from_f32<T>(fmaf(x[k].at(j) - mean, gain, bias));
+    for (int j = 0; j < S::kN; ++j) {
+      const float z = fmaf(x[k].at(j) - mean, gain, bias);
+      y.v[j] = from_f32<T>(a.silu ? activate<Activation::silu>(z) : z);
+    }
     store_pack<S::kN>(a.y + offset + column, y);
   });
 }

@@ -4,6 +4,7 @@
 // portions of a quarter of the L2, so that the second reading comes from there.
 #pragma once
 
+#include "kernels/cuda/math.cuh"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/norm_checks.h"
 
@@ -24,6 +25,7 @@ struct GroupArgs {
   unsigned positions, size;       // elements of a channel, of a group
   unsigned channel_spans, spans;  // spans of a channel, of a group
   float eps;
+  int silu;  // the result goes through it
 };
 
 // The span of a row (group or channel, counted over the batch) that this team of threads has.
@@ -59,6 +61,7 @@ GroupArgs<T> group_args(const char* name, const GroupShape& s, const Tensor& x, 
   a.positions = static_cast<unsigned>(s.positions);
   a.size = static_cast<unsigned>(s.group_size());
   a.eps = static_cast<float>(p.eps);
+  a.silu = p.activation == Activation::silu;
   return a;
 }
 

@@ -1,12 +1,28 @@
 // Gradients of group norm on a GPU. Sums of dy and dy xhat of each channel, then, as for layer
 // norm,
 //   dx = rstd (g - mean(g) - xhat mean(g xhat)),  g = dy weight,
-// with the group's means joined from those sums; combine() adds them over the batch for dweight and
-// dbias. Floor: bytes of x, dy and dx.
+// where dy has gone through silu first if the forward did, with the group's means joined from those
+// sums; combine() adds them over the batch for dweight and dbias. Floor: bytes of x, dy and dx.
 #include "kernels/cuda/norm_group.cuh"
 
 namespace parlo::cuda {
 namespace {
+
+// dy of the norm itself: through the slope of silu at what the norm gave.
+template <class T>
+__device__ __forceinline__ float norm_gradient(const GroupArgs<T>& a, float dy, float xhat,
+                                               float weight, float bias) {
+  return a.silu ? dy * activation_slope<Activation::silu>(fmaf(xhat, weight, bias)) : dy;
+}
+
+template <class T>
+__device__ __forceinline__ float weight_of(const GroupArgs<T>& a, int64_t channel) {
+  return a.weight.data ? a.weight.at(0, channel) : 1;
+}
+template <class T>
+__device__ __forceinline__ float bias_of(const GroupArgs<T>& a, int64_t channel) {
+  return a.silu && a.bias.data ? a.bias.at(0, channel) : 0;
+}
 
 // first = sum dy, second = sum dy xhat of each span of a channel: rows of C for each span of a
 // sample, as combine() adds them.
@@ -20,17 +36,21 @@ __global__ void __launch_bounds__(S::kThreads) channel_sums_kernel(GroupArgs<typ
   load_span<S>(dy, a.dy + offset, 0, span.columns);
   const int64_t group = span.columns > 0 ? span.row / a.group_channels : a.from;
   const float mean = a.mean[group], rstd = a.rstd[group];
+  const int64_t channel = span.columns > 0 ? span.row % a.channels : 0;
+  const float weight = weight_of(a, channel), bias = bias_of(a, channel);
   float sum = 0, xhat_sum = 0;
   for_packs<S>(0, span.columns, [&](int k, int) {
 #pragma unroll
     for (int j = 0; j < S::kN; ++j) {
-      sum += dy[k].at(j);
-      xhat_sum = fmaf(dy[k].at(j), (x[k].at(j) - mean) * rstd, xhat_sum);
+      const float xhat = (x[k].at(j) - mean) * rstd;
+      const float g = norm_gradient(a, dy[k].at(j), xhat, weight, bias);
+      sum += g;
+      xhat_sum = fmaf(g, xhat, xhat_sum);
     }
   });
   team_sums<S>(sum, xhat_sum);
   if (threadIdx.x % S::kTeam > 0 || span.columns == 0) return;
-  const int64_t sample = span.row / a.channels, channel = span.row % a.channels;
+  const int64_t sample = span.row / a.channels;
   const int64_t at = (sample * a.channel_spans + span.index) * a.channels + channel;
   a.first[at] = sum;
   a.second[at] = xhat_sum;
@@ -49,7 +69,7 @@ __global__ void __launch_bounds__(S::kThreads) group_dx_kernel(GroupArgs<typenam
   for (unsigned i = threadIdx.x; i < a.group_channels * a.channel_spans; i += S::kThreads) {
     const int64_t c = channel + i % a.group_channels, part = i / a.group_channels;
     const int64_t at = (sample * a.channel_spans + part) * a.channels + c;
-    const float weight = a.weight.data ? a.weight.at(0, c) : 1;
+    const float weight = weight_of(a, c);
     g_sum = fmaf(weight, a.first[at], g_sum);
     g_xhat_sum = fmaf(weight, a.second[at], g_xhat_sum);
   }
@@ -59,12 +79,13 @@ __global__ void __launch_bounds__(S::kThreads) group_dx_kernel(GroupArgs<typenam
   const float mean = a.mean[span.row], rstd = a.rstd[span.row];
   for_packs<S>(0, span.columns, [&](int k, int column) {
     const int64_t c = channel + (span.start + column) / a.positions;
-    const float weight = a.weight.data ? a.weight.at(0, c) : 1;
+    const float weight = weight_of(a, c), bias = bias_of(a, c);
     Pack<T, S::kN> dx;
 #pragma unroll
     for (int j = 0; j < S::kN; ++j) {
       const float xhat = (x[k].at(j) - mean) * rstd;
-      dx.v[j] = from_f32<T>(rstd * (dy[k].at(j) * weight - g_mean - xhat * g_xhat_mean));
+      const float g = norm_gradient(a, dy[k].at(j), xhat, weight, bias);
+      dx.v[j] = from_f32<T>(rstd * (g * weight - g_mean - xhat * g_xhat_mean));
     }
     store_pack<S::kN>(a.y + offset + column, dx);
   });

@@ -147,6 +147,28 @@ TEST_CASE("group_norm") {
   }
 }
 
+TEST_CASE("group_norm with silu equals the two ops") {
+  for (const Shape& shape : {Shape{2, 6, 2, 3}, Shape{1, 4, 3}, Shape{2, 4, 0}}) {
+    const int64_t C = shape[1];
+    const Tensor x = normal64(shape, 1), weight = normal64({C}, 2), bias = normal64({C}, 3);
+    const Op fused = [](std::span<const Var> in) {
+      return group_norm(in[0], 2, in[1], in[2], 1e-4, Activation::silu);
+    };
+    const Op plain = [](std::span<const Var> in) {
+      return silu(group_norm(in[0], 2, in[1], in[2], 1e-4));
+    };
+    check_close(check_op("group_norm silu", fused, {x, weight, bias}),
+                run_op(plain, {x, weight, bias}, {false, false, false}).y);
+    const OpRun a = run_op(fused, {x, weight, bias}, {true, true, true});
+    const OpRun b = run_op(plain, {x, weight, bias}, {true, true, true});
+    for (size_t i = 0; i < 3; ++i) check_close(a.grads[i], b.grads[i]);
+    const Op bare = [](std::span<const Var> in) {
+      return group_norm(in[0], 2, {}, {}, 1e-4, Activation::silu);
+    };
+    check_op("group_norm silu", bare, {x});
+  }
+}
+
 TEST_CASE("norms name parameters that do not fit") {
   const Var x(normal64({2, 3, 4}, 1)), four(normal64({4}, 2)), three(normal64({3}, 3));
   const Var rows(normal64({3, 4}, 4));
@@ -154,6 +176,8 @@ TEST_CASE("norms name parameters that do not fit") {
   CHECK(contains(message_of([&] { layer_norm(x, four, four, 1e-5, rows); }), "scale"));
   CHECK(contains(message_of([&] { rms_norm(x, three, 1e-5); }), "rms_norm: weight"));
   CHECK(contains(message_of([&] { group_norm(x, 2, {}, {}, 1e-5); }), "2 groups"));
+  CHECK(contains(message_of([&] { group_norm(x, 3, {}, {}, 1e-5, Activation::gelu_erf); }),
+                 "expected no activation or silu"));
   CHECK(contains(message_of([&] { rms_norm(Var(normal64({}, 1)), {}, 1e-5); }), "scalar"));
 }
 

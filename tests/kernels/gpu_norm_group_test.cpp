@@ -79,6 +79,18 @@ TEST_CASE("gpu: group norm of every kind of span") {
   }
 }
 
+TEST_CASE("gpu: group norm with silu") {
+  for (const DType dtype : kGpuTypes) {
+    for (const bool affine : {true, false}) {
+      for (const Shape& shape : {Shape{2, 6, 35}, Shape{2, 6, 40}, Shape{1, 2, 9000}}) {
+        Case c(shape, 2, dtype, DType::f32, affine);
+        c.p.activation = c.p64.activation = Activation::silu;
+        check_case(c);
+      }
+    }
+  }
+}
+
 TEST_CASE("gpu: group norm in portions of the L2") {
   // Groups of 8 MB: each is a portion of its own in any L2 below 64 MB.
   const Case c({1, 2, int64_t{1} << 21}, 2, DType::f32, DType::f32);

@@ -284,6 +284,24 @@ TEST_CASE("rms norm is the same bits for any number of threads") {
   });
 }
 
+TEST_CASE("group norm with silu: a sample alone, and any number of threads") {
+  const Tensor x = random_tensor({3, 6, 7}, 1), dy = random_tensor({3, 6, 7}, 2);
+  NormParams p{random_tensor({6}, 3), random_tensor({6}, 4), {}, {}};
+  p.activation = Activation::silu;
+  const auto run = [&p](const Tensor& x, const Tensor& dy) {
+    const Tensor y = Tensor::empty_like(x), mean = Tensor::empty({x.dim(0), 2});
+    const Tensor rstd = Tensor::empty_like(mean);
+    cpu::group_norm(x, 2, p, y, mean, rstd);
+    NormGrads g;
+    g.dx = Tensor::empty_like(x);
+    cpu::group_norm_backward(x, 2, p, mean, rstd, dy, g);
+    return std::vector<Tensor>{y, g.dx};
+  };
+  const std::vector<Tensor> all = run(x, dy), last = run(x.slice(0, 2, 3), dy.slice(0, 2, 3));
+  for (size_t i = 0; i < 2; ++i) CHECK(same_bits(all[i].slice(0, 2, 3), last[i]));
+  check_thread_counts([&] { return run(x, dy); });
+}
+
 TEST_CASE("group norm: plain loop, gradients, samples alone, threads") {
   const int64_t B = 3, C = 6, S = 7, groups = 2, n = C / groups * S;
   const Tensor x = random_tensor({B, C, S}, 1, DType::f64),
