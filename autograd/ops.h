@@ -11,6 +11,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/linear_logprob.h"
 #include "kernels/matmul.h"
+#include "kernels/resize.h"
 #include "kernels/rope.h"
 
 namespace parlo {
@@ -134,5 +135,7 @@ Var unpatchify(const Var& tokens, int64_t patch, bool channel_last, const Shape&
 Var conv3d(const Var& x, const Var& w, const Var& bias, const Conv3dArgs& args,
            const Var& residual = {});
 Var conv2d(const Var& x, const Var& w, const Var& bias, const Conv2dArgs& args);
+// x [B, C, ...] with sizes (...) of the result, as many as x has.
+Var resize(const Var& x, const Shape& sizes, const ResizeArgs& args);
 
 }  // namespace parlo

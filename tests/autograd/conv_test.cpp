@@ -52,6 +52,18 @@ TEST_CASE("conv3d with replicated borders and strides") {
   CHECK((z.shape() == Shape{1, 2, 3, 2, 2}));
 }
 
+TEST_CASE("resize of images and volumes") {
+  const Tensor image = normal64({1, 2, 3, 4}, 1), volume = normal64({1, 2, 2, 2, 3}, 2);
+  const Op nearest = [](std::span<const Var> in) { return resize(in[0], {4, 4, 6}, {}); };
+  check_op("resize", nearest, {volume});
+  for (const ResizeArgs& args :
+       {ResizeArgs{Interpolation::bilinear}, ResizeArgs{Interpolation::bicubic, true}}) {
+    const Op op = [&](std::span<const Var> in) { return resize(in[0], {2, 7}, args); };
+    check_op("resize", op, {image});
+  }
+  CHECK(contains(message_of([&] { resize(Var(image), {2}, {}); }), "does not have the axes"));
+}
+
 TEST_CASE("conv3d names what does not fit") {
   const Var x(normal64({1, 2, 3, 4, 4}, 1)), w(normal64({2, 3, 1, 1, 1}, 2));
   CHECK(contains(message_of([&] { conv3d(x, w, {}, {}); }), "does not fit"));
