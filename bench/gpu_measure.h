@@ -75,6 +75,7 @@ void add_gpu_attention();
 void add_gpu_norm();
 void add_gpu_elementwise();
 void add_gpu_logprob();
+void add_gpu_vae();
 void add_gpu_train();
 void add_gpu_grpo();
 

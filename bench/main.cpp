@@ -159,6 +159,7 @@ void add_gpu() {
   add_gpu_norm();
   add_gpu_elementwise();
   add_gpu_logprob();
+  add_gpu_vae();
   add_gpu_train();
   add_gpu_grpo();
 #endif
