@@ -88,9 +88,10 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps, const Var& scale = {},
                const Var& shift = {});
 Var rms_norm(const Var& x, const Var& weight, double eps);
-// x [B, C, ...]; the activation of the result is none or silu.
+// x [B, C, ...]; the activation of the result is none or silu. With channels_last a GPU lays its
+// channels side by side, as convolutions read them, where C is a multiple of 8.
 Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias, double eps,
-               Activation activation = Activation::none);
+               Activation activation = Activation::none, bool channels_last = false);
 
 // --- attention.cpp: q [B, Tq, H, D], k, v [B, Tk, Hkv, D] -> [B, Tq, H, D].
 Var attention(const Var& q, const Var& k, const Var& v, const AttentionArgs& args);

@@ -71,10 +71,17 @@ Normed normed(RandomKey key, const Sizes& s) {
   return o;
 }
 
-void norm_forward(benchmark::State& state, const Sizes& s) {
-  const Timing t =
-      rotate([&](RandomKey key) { return normed(key, s); },
-             [](const Normed& o) { cuda::group_norm(o.x, 32, o.p, o.y, o.mean, o.rstd); });
+void norm_forward(benchmark::State& state, const Sizes& s, bool channels_last) {
+  const Timing t = rotate(
+      [&](RandomKey key) {
+        Normed o = normed(key, s);
+        const int64_t positions = s.frames * s.height * s.width;
+        o.x = o.x.view({s.batch, s.out, positions});
+        o.y = channels_last ? room({s.batch, positions, s.out}).transpose(1, 2)
+                            : o.y.view(o.x.shape());
+        return o;
+      },
+      [](const Normed& o) { cuda::group_norm(o.x, 32, o.p, o.y, o.mean, o.rstd); });
   report(state, t, {0, 4 * s.elements(s.out)});
 }
 
@@ -116,7 +123,8 @@ void add_gpu_vae() {
     add("conv_forward", [=](State& st) { conv_forward(st, s, false); });
     add("conv_forward_channels_last", [=](State& st) { conv_forward(st, s, true); });
     add("conv_dx", [=](State& st) { conv_dx(st, s); });
-    add("group_norm_silu", [=](State& st) { norm_forward(st, s); });
+    add("group_norm_silu", [=](State& st) { norm_forward(st, s, false); });
+    add("group_norm_silu_channels_last", [=](State& st) { norm_forward(st, s, true); });
     add("group_norm_silu_backward", [=](State& st) { norm_backward(st, s); });
     add("upsample_nearest", [=](State& st) { upsample(st, s); });
   }

@@ -40,7 +40,8 @@ void rms_norm_backward(const Tensor& x, const NormParams& p, const Tensor& rstd,
 
 // x, y [B, C, S] (S = all spatial positions), statistics over each of `groups` channel groups:
 // mean, rstd [B, groups]; weight, bias [C]. With silu y = silu(x * rstd * ...), and the backward
-// takes dy through it, computing its argument again.
+// takes dy through it, computing its argument again. On a GPU y may also be rows of channels
+// [B, S, C], seen as [B, C, S], where C is a multiple of 8: the order that convolutions read.
 void group_norm(const Tensor& x, int64_t groups, const NormParams& p, const Tensor& y,
                 const Tensor& mean, const Tensor& rstd);
 void group_norm_backward(const Tensor& x, int64_t groups, const NormParams& p, const Tensor& mean,

@@ -25,6 +25,16 @@ void check_params(const char* name, int64_t channels, const Var& weight, const V
   if (bias) check_shape(name, "bias", bias.value(), {channels});
 }
 
+// Rows of channels [B, S, C] seen as [B, C, ...].
+Tensor volume_of_rows(const Tensor& rows, const Shape& shape) {
+  Shape order = shape;
+  order.erase(1);
+  order.push_back(shape[1]);
+  std::vector<int> axes = {0, shape.rank() - 1};
+  for (int i = 1; i + 1 < shape.rank(); ++i) axes.push_back(i);
+  return rows.view(order).permute(axes);
+}
+
 }  // namespace
 
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps, const Var& scale,
@@ -73,7 +83,7 @@ Var rms_norm(const Var& x, const Var& weight, double eps) {
 }
 
 Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias, double eps,
-               Activation activation) {
+               Activation activation, bool channels_last) {
   CHECK(x.rank() >= 2 && groups > 0 && x.dim(1) % groups == 0, "group_norm: ", groups,
         " groups do not divide the channels of ", x.shape());
   check_params("group_norm", x.dim(1), weight, bias);
@@ -82,12 +92,15 @@ Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias,
   int64_t spatial = 1;
   for (int i = 2; i < shape.rank(); ++i) spatial *= shape[i];
   const Tensor flat = x.value().reshape({x.dim(0), x.dim(1), spatial});
-  Tensor y = Tensor::empty(flat.shape(), flat.dtype(), flat.device());
+  const bool rows = channels_last && !flat.device().is_cpu() && x.dim(1) % 8 == 0;
+  const Shape order = rows ? Shape{x.dim(0), spatial, x.dim(1)} : flat.shape();
+  const Tensor room = Tensor::empty(order, flat.dtype(), flat.device());
+  const Tensor y = rows ? room.transpose(1, 2) : room;
   Tensor mean = Tensor::empty({x.dim(0), groups}, statistics_of(flat), flat.device());
   Tensor rstd = Tensor::empty_like(mean);
   DISPATCH(flat.device(), group_norm(flat, groups, p, y, mean, rstd));
   return record(
-      "group_norm", y.view(shape), {x, weight, bias},
+      "group_norm", rows ? volume_of_rows(room, shape) : y.view(shape), {x, weight, bias},
       [=](const Tensor& dy, const Need& need) -> std::vector<Tensor> {
         NormGrads g{
             like_if(need[0], flat), like_if(need[1], p.weight), like_if(need[2], p.bias), {}, {}};

@@ -3,40 +3,26 @@
 // Floors: every operand is read and written once.
 #include "kernels/cuda/conv_gemm.h"
 
-#include "kernels/cuda/map.cuh"
+#include "kernels/cuda/channel_rows.cuh"
 
 namespace parlo::cuda {
 namespace {
 
-constexpr int kThreads = 256, kTile = 64;
+constexpr int kThreads = 256;
 constexpr int64_t kCopyBytes = int64_t{32} << 20;  // of x at a time: it stays in the L2
 
 // x [images, groups, channels, positions] as rows of channels, zeros up to `padded` of a group.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
+template <int N, class T>
+__global__ void __launch_bounds__(kRowsThreads)
     channel_rows_kernel(const T* x, int groups, int channels, int64_t positions, int padded,
                         T* rows) {
-  constexpr int kN = kPack<T>, kAcross = kTile / kN;
-  SMEM(T, tile, [kTile][kTile + 4 / sizeof(T)]);  // rows are an odd number of words apart
-  const int64_t position_tiles = (positions + kTile - 1) / kTile;
-  const int64_t plane = blockIdx.x / position_tiles, p0 = blockIdx.x % position_tiles * kTile;
-  const int c0 = static_cast<int>(blockIdx.y) * kTile;
-#pragma unroll
-  for (int i = 0; i < kTile * kTile / kThreads; ++i) {
-    const int item = threadIdx.x + i * kThreads, c = item / kTile, p = item % kTile;
-    const bool inside = c0 + c < channels && p0 + p < positions;
-    tile[c][p] = inside ? x[(plane * channels + c0 + c) * positions + p0 + p] : from_f32<T>(0);
-  }
-  __syncthreads();
-  const int64_t image = plane / groups, group = plane % groups;
-  for (int item = threadIdx.x; item < kTile * kAcross; item += kThreads) {
-    const int c = item % kAcross * kN, p = item / kAcross;
-    if (c0 + c >= padded || p0 + p >= positions) continue;
-    Pack<T, kN> out;
-#pragma unroll
-    for (int k = 0; k < kN; ++k) out.v[k] = tile[c + k][p];
-    store_pack<kN>(rows + ((image * positions + p0 + p) * groups + group) * padded + c0 + c, out);
-  }
+  const int64_t tiles = (positions + kRowsTile - 1) / kRowsTile, plane = blockIdx.x / tiles;
+  const int64_t image = plane / groups, group = plane % groups, row = int64_t{groups} * padded;
+  write_channel_rows<N>(ChannelTile<T>{x + plane * channels * positions,
+                                       rows + image * positions * row + group * padded, positions,
+                                       row, channels, padded, blockIdx.x % tiles * kRowsTile,
+                                       static_cast<int>(blockIdx.y) * kRowsTile},
+                        [](int) { return [](float value) { return value; }; });
 }
 
 struct PackedWeights {
@@ -120,14 +106,20 @@ int64_t row_of(const Tensor& x, int groups) {
 Tensor copy_rows(const Tensor& x, int groups, int64_t padded) {
   const int64_t positions = x.dim(2) * x.dim(3) * x.dim(4);
   const Tensor rows = Tensor::empty({x.dim(0), positions, groups, padded}, x.dtype(), x.device());
-  const int64_t tiles = x.dim(0) * groups * ceil_div(positions, kTile);
+  const int64_t tiles = x.dim(0) * groups * ceil_div(positions, kRowsTile);
+  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(ceil_div(padded, kRowsTile)));
   visit_dtype_gpu(x.dtype(), "conv3d", [&](auto type) {
     using T = decltype(type);
-    launch({"channel_rows",
-            dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(ceil_div(padded, kTile))),
-            kThreads, x.device()},
-           channel_rows_kernel<T>, pointer<const T>(x), groups, narrow(x.dim(1) / groups),
-           positions, narrow(padded), pointer<T>(rows));
+    const auto run = [&]<int N>(std::integral_constant<int, N>) {
+      launch({"channel_rows", grid, kRowsThreads, x.device()}, channel_rows_kernel<N, T>,
+             pointer<const T>(x), groups, narrow(x.dim(1) / groups), positions, narrow(padded),
+             pointer<T>(rows));
+    };
+    if (positions % kPack<T> == 0 && is_aligned(x.raw())) {
+      run(std::integral_constant<int, kPack<T>>{});
+    } else {
+      run(std::integral_constant<int, 1>{});
+    }
   });
   return rows;
 }

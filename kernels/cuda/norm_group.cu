@@ -2,6 +2,7 @@
 // deviations of each span of a group, a second one joins them and writes y, through silu where
 // asked. Floor: bytes of x and
 // y.
+#include "kernels/cuda/channel_rows.cuh"
 #include "kernels/cuda/norm_group.cuh"
 
 namespace parlo::cuda {
@@ -71,13 +72,68 @@ __global__ void __launch_bounds__(S::kThreads) group_norm_kernel(GroupArgs<typen
   });
 }
 
+// --- y as rows of channels ---
+
+template <class S>
+__global__ void __launch_bounds__(S::kThreads) group_join_kernel(GroupArgs<typename S::Type> a) {
+  const int64_t group = a.from + blockIdx.x;
+  float mean, rstd;
+  join_spans<S>(a, group, mean, rstd);
+  if (threadIdx.x == 0) a.mean[group] = mean, a.rstd[group] = rstd;
+}
+
+template <int N, class T>
+__global__ void __launch_bounds__(kRowsThreads) group_rows_kernel(GroupArgs<T> a) {
+  const int64_t sample = a.from / a.groups;
+  const int64_t offset = sample * a.channels * a.positions;
+  const int channels = static_cast<int>(a.channels);
+  write_channel_rows<N>(
+      ChannelTile<T>{a.x + offset, a.y + offset, a.positions, a.channels, channels, channels,
+                     int64_t{blockIdx.x} * kRowsTile, static_cast<int>(blockIdx.y) * kRowsTile},
+      [&](int channel) {
+        const int64_t group = sample * a.groups + channel / a.group_channels;
+        const float mean = a.mean[group], rstd = a.rstd[group];
+        const float gain = a.weight.data ? rstd * a.weight.at(0, channel) : rstd;
+        const float bias = a.bias.data ? a.bias.at(0, channel) : 0;
+        const bool silu = a.silu;
+        return [=](float x) {
+          const float z = fmaf(x - mean, gain, bias);
+          return silu ? activate<Activation::silu>(z) : z;
+        };
+      });
+}
+
+// Sample after sample, so that the second reading finds what fits the L2 there.
+template <class S>
+void run_rows(GroupArgs<typename S::Type> a, const GroupShape& s, Device device) {
+  using T = typename S::Type;
+  const dim3 grid(static_cast<unsigned>(ceil_div(s.positions, kRowsTile)),
+                  static_cast<unsigned>(ceil_div(s.channels, kRowsTile)));
+  const bool packed = s.positions % kPack<T> == 0 && is_aligned(a.x);
+  for (int64_t b = 0; b < s.batch; ++b) {
+    a.from = b * s.groups, a.until = a.from + s.groups;
+    launch(grid_of<S>("group_norm", a, a.spans, device), group_spans_kernel<S>, a);
+    launch({"group_norm", static_cast<unsigned>(s.groups), S::kThreads, device},
+           group_join_kernel<S>, a);
+    launch({"group_norm", grid, kRowsThreads, device},
+           packed ? group_rows_kernel<kPack<T>, T> : group_rows_kernel<1, T>, a);
+  }
+}
+
+// Is y [B, C, S] rows of channels?
+bool is_rows(const Tensor& y, const GroupShape& s) {
+  return !y.is_contiguous() && y.rank() == 3 && y.transpose(1, 2).is_contiguous() &&
+         s.channels % 8 == 0 && is_aligned(y.raw());
+}
+
 }  // namespace
 
 void group_norm(const Tensor& x, int64_t groups, const NormParams& p, const Tensor& y,
                 const Tensor& mean, const Tensor& rstd) {
   const char* name = "group_norm";
   const GroupShape s = check_group_norm(name, x, groups, p);
-  check_output(name, "y", y, x.dtype(), x.numel());
+  const bool rows = is_rows(y, s);
+  check_output(name, "y", rows ? y.transpose(1, 2) : y, x.dtype(), x.numel());
   check_output(name, "mean", mean, statistics_dtype(x), s.batch * groups);
   check_output(name, "rstd", rstd, statistics_dtype(x), s.batch * groups);
   check_same_device(name, x, p.weight, p.bias, y, mean, rstd);
@@ -93,6 +149,7 @@ void group_norm(const Tensor& x, int64_t groups, const NormParams& p, const Tens
           const int64_t spans = args.spans;
           const Tensor parts = Tensor::empty({2, s.batch * groups, spans}, DType::f32, x.device());
           args.first = pointer<float>(parts), args.second = args.first + parts.numel() / 2;
+          if (rows) return run_rows<S>(args, s, x.device());
           for_portions(args, s, x.device(), [&](const GroupArgs<T>& a) {
             launch(grid_of<S>(name, a, spans, x.device()), group_spans_kernel<S>, a);
             launch(grid_of<S>(name, a, spans, x.device()), group_norm_kernel<S>, a);

@@ -91,6 +91,25 @@ TEST_CASE("gpu: group norm with silu") {
   }
 }
 
+TEST_CASE("gpu: group norm into rows of channels") {
+  for (const DType dtype : kGpuTypes) {
+    for (const Shape& shape : {Shape{2, 72, 35}, Shape{2, 8, 136}, Shape{1, 8, 9000}}) {
+      Case c(shape, 4, dtype, dtype);
+      c.p.activation = shape[2] == 35 ? Activation::none : Activation::silu;
+      const Result want = forward(c);
+      Result got{gpu_output({shape[0], shape[2], shape[1]}, dtype).transpose(1, 2),
+                 gpu_output({shape[0], 4}), gpu_output({shape[0], 4})};
+      cuda::group_norm(c.x.gpu, 4, c.p, got.y, got.mean, got.rstd);
+      CHECK(same_values(got.y, want.y));
+      CHECK(same_values(got.mean, want.mean));
+      CHECK(same_values(got.rstd, want.rstd));
+    }
+  }
+  const Tensor x = gpu_output({1, 4, 5}), y = gpu_output({1, 5, 4}).transpose(1, 2);
+  const Tensor row = gpu_output({1, 2});
+  CHECK(contains(message_of([&] { cuda::group_norm(x, 2, {}, y, row, row); }), "not contiguous"));
+}
+
 TEST_CASE("gpu: group norm in portions of the L2") {
   // Groups of 8 MB: each is a portion of its own in any L2 below 64 MB.
   const Case c({1, 2, int64_t{1} << 21}, 2, DType::f32, DType::f32);
