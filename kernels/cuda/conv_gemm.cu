@@ -166,7 +166,8 @@ __device__ __forceinline__ void store_results(const ConvOperands<T, Out>& a, con
       Pack<Out, kN> y;
 #pragma unroll
       for (int k = 0; k < kN; ++k) {
-        y.v[k] = from_f32<Out>(sums[k] + bias + to_f32(residual.v[k]));
+        y.v[k] =
+            from_f32<Out>(load_pack<4>(sums + k / 4 * 4).v[k % 4] + bias + to_f32(residual.v[k]));
       }
       store_pack<kN>(a.y + plane + q, y);
     } else {

@@ -9,6 +9,7 @@ namespace parlo::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int64_t kWeightBytes = 48 << 10;         // of a block's weights in shared memory
 constexpr int64_t kCopyBytes = int64_t{32} << 20;  // of x at a time: it stays in the L2
 
 // x [images, groups, channels, positions] as rows of channels, zeros up to `padded` of a group.
@@ -26,29 +27,45 @@ __global__ void __launch_bounds__(kRowsThreads)
 }
 
 struct PackedWeights {
-  int groups, out, in, padded, taps[3], kernel[3], first[3], step[3];
+  int groups, out, in, padded, tile;  // channels of a block
+  int taps[3], kernel[3], first[3], step[3];
   bool transposed;
 };
 
+__device__ __forceinline__ int source_tap(const PackedWeights& p, int k) {
+  int tap = 0, volume = 1;
+#pragma unroll
+  for (int axis = 2; axis >= 0; --axis) {
+    tap += (p.first[axis] + k % p.taps[axis] * p.step[axis]) * volume;
+    k /= p.taps[axis], volume *= p.kernel[axis];
+  }
+  return tap;
+}
+
+// A block turns all taps of some channels of one row: they lie side by side in w, and so do the
+// channels of a tap in the result.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    pack_weights_kernel(PackedWeights p, const T* w, int64_t n, T* packed) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
-    const int c = static_cast<int>(i % p.padded);
-    int64_t rest = i / p.padded;
-    int64_t tap = 0, volume = 1;
-#pragma unroll
-    for (int axis = 2; axis >= 0; --axis) {
-      const int k = static_cast<int>(rest % p.taps[axis]);
-      rest /= p.taps[axis];
-      tap += (p.first[axis] + int64_t{k} * p.step[axis]) * volume;
-      volume *= p.kernel[axis];
-    }
-    const int64_t o = rest % p.out, g = rest / p.out;
+    pack_weights_kernel(PackedWeights p, const T* w, T* packed) {
+  SMEM_DYNAMIC(shared);
+  T* tile = reinterpret_cast<T*>(shared);
+  const int volume = p.kernel[0] * p.kernel[1] * p.kernel[2];
+  const int taps = p.taps[0] * p.taps[1] * p.taps[2], tiles = (p.padded + p.tile - 1) / p.tile;
+  const int64_t row = blockIdx.x / tiles, o = row % p.out, g = row / p.out;
+  const int c0 = static_cast<int>(blockIdx.x % tiles) * p.tile;
+  for (int item = threadIdx.x; item < p.tile * volume; item += kThreads) {
+    const int64_t c = c0 + item / volume;
+    if (c >= p.in) break;
     // [O, I / groups]: of dx, o counts the I / groups and c the O / groups.
     const int64_t pair = p.transposed ? (g * p.in + c) * p.out + o : (g * p.out + o) * p.in + c;
-    packed[i] = c < p.in ? w[pair * volume + tap] : from_f32<T>(0);
+    tile[item] = w[pair * volume + item % volume];
+  }
+  __syncthreads();
+  for (int item = threadIdx.x; item < p.tile * taps; item += kThreads) {
+    const int c = item % p.tile, k = item / p.tile;
+    if (c0 + c >= p.padded) continue;
+    packed[(row * taps + k) * p.padded + c0 + c] =
+        c0 + c < p.in ? tile[c * volume + source_tap(p, k)] : from_f32<T>(0);
   }
 }
 
@@ -203,20 +220,25 @@ void for_channel_rows(const Tensor& x, int groups,
 
 Tensor pack_weights(const ConvProduct& p, const Tensor& w, bool transposed) {
   const int64_t padded = padded_channels(p.in, w.dtype());
-  PackedWeights args{p.groups, p.out, p.in, narrow(padded), {}, {}, {}, {}, transposed};
-  int64_t taps = 1;
+  PackedWeights args{p.groups, p.out, p.in, narrow(padded), 0, {}, {}, {}, {}, transposed};
+  int64_t taps = 1, volume = 1;
   for (int i = 0; i < 3; ++i) {
     args.taps[i] = p.axis[i].taps, args.kernel[i] = narrow(w.dim(i + 2));
     args.first[i] = p.tap_first[i], args.step[i] = p.tap_step[i];
-    taps *= args.taps[i];
+    taps *= args.taps[i], volume *= args.kernel[i];
   }
   narrow(taps * padded);
   const Tensor packed = Tensor::empty({p.groups, p.out, taps, padded}, w.dtype(), w.device());
-  const int64_t n = packed.numel();
+  if (packed.numel() == 0) return packed;
+  const int64_t bytes = volume * static_cast<int64_t>(dtype_size(w.dtype()));
+  CHECK(bytes <= kWeightBytes, "conv3d: a kernel of ", volume, " elements is larger than a GPU's");
+  args.tile = narrow(std::min(std::min<int64_t>(64, padded), kWeightBytes / bytes));
+  const int64_t blocks = int64_t{p.groups} * p.out * ceil_div(padded, args.tile);
   visit_dtype_gpu(w.dtype(), "conv3d", [&](auto type) {
     using T = decltype(type);
-    launch({"pack_weights", blocks_for(n, kThreads), kThreads, w.device()}, pack_weights_kernel<T>,
-           args, pointer<const T>(w), n, pointer<T>(packed));
+    launch({"pack_weights", static_cast<unsigned>(blocks), kThreads, w.device(),
+            static_cast<size_t>(args.tile * bytes)},
+           pack_weights_kernel<T>, args, pointer<const T>(w), pointer<T>(packed));
   });
   return packed;
 }

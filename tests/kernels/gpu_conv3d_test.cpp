@@ -57,6 +57,7 @@ TEST_CASE("gpu: conv3d and its gradients") {
   for (const DType dtype : kGpuTypes) {
     std::vector<Conv3dCase> cases = conv3d_cases();
     cases.push_back(wide_case());
+    cases.push_back({1, 72, 70, {1, 2, 3}, {1, 1, 1}, {}});  // more than a tile of channels
     for (const Conv3dCase& c : cases) {
       INFO(dtype_name(dtype), " in ", c.in, " out ", c.out, " taps ", c.kernel[0], " x ",
            c.kernel[1], " x ", c.kernel[2]);
