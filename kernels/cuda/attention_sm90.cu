@@ -149,16 +149,17 @@ __global__ void __launch_bounds__(HopperTile<D>::kThreads, 1)
 #endif
 }
 
-// Rows of one operand as TMA reads them, in boxes of a part of a tile.
-TensorMapArgs map_of(const HeadRows<const bf16>& x, int64_t batch, int64_t tokens, int64_t heads,
-                     int64_t d) {
-  const auto n = [](int64_t i) { return static_cast<uint64_t>(i); };
-  // An axis of one may have any stride.
-  const auto stride = [&](int64_t size, int64_t of) { return n(size > 1 ? of : d); };
-  return {x.data,
-          {n(d), n(tokens), n(heads), n(batch)},
-          {stride(tokens, x.t), stride(heads, x.h), stride(batch, x.b)},
-          {64, 128, 1, 1}};
+template <int D>
+bool launch_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
+  using Tile = HopperTile<D>;
+  const TensorMapArgs q = map_of(f.q, batch, f.s.tq, f.s.heads, D, Tile::kRows);
+  const TensorMapArgs k = map_of(f.k, batch, f.s.tk, f.s.kv_heads, D, Tile::kKeys);
+  const TensorMapArgs v = map_of(f.v, batch, f.s.tk, f.s.kv_heads, D, Tile::kKeys);
+  if (!fits_tensor_map(q) || !fits_tensor_map(k) || !fits_tensor_map(v)) return false;
+  launch({"attention_sm90", attention_blocks(f.s.tq, Tile::kRows, batch * f.s.heads),
+          Tile::kThreads, device, Tile::kShared},
+         attention_sm90_kernel<D>, f, tensor_map(q), tensor_map(k), tensor_map(v));
+  return true;
 }
 
 // False where the library was built without sm_90a: the kernel has a body, and so static shared
@@ -178,24 +179,15 @@ bool built_for_hopper(Device device) {
 #endif
 }
 
-template <int D>
-bool launch_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
-  using Tile = HopperTile<D>;
-  const TensorMapArgs q = map_of(f.q, batch, f.s.tq, f.s.heads, D);
-  const TensorMapArgs k = map_of(f.k, batch, f.s.tk, f.s.kv_heads, D);
-  const TensorMapArgs v = map_of(f.v, batch, f.s.tk, f.s.kv_heads, D);
-  if (!fits_tensor_map(q) || !fits_tensor_map(k) || !fits_tensor_map(v)) return false;
-  launch({"attention_sm90", attention_blocks(f.s.tq, Tile::kRows, batch * f.s.heads),
-          Tile::kThreads, device, Tile::kShared},
-         attention_sm90_kernel<D>, f, tensor_map(q), tensor_map(k), tensor_map(v));
-  return true;
-}
-
 }  // namespace
 
-bool attention_forward_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
+bool runs_hopper_kernels(Device device) {
   const Properties& gpu = properties(device);
-  if (gpu.major != 9 || gpu.minor != 0 || !built_for_hopper(device)) return false;
+  return gpu.major == 9 && gpu.minor == 0 && built_for_hopper(device);
+}
+
+bool attention_forward_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
+  if (!runs_hopper_kernels(device)) return false;
   // Masked values may be NaN, which a probability of zero does not hide: their kernel clears them.
   if (f.s.key_lengths || f.s.key_mask || !(f.s.scale > 0)) return false;
   if (f.s.d == 64) return launch_sm90<64>(f, batch, device);

@@ -27,37 +27,36 @@ struct HopperBarriers {
   KeyRing<D> k, v;
 };
 
-template <int D>
+template <int D, int kRows = HopperTile<D>::kRows>
 __device__ __forceinline__ void load_parts(unsigned char* to, const TensorMap* map, uint64_t* full,
                                            int first, int head, int b) {
-  using Tile = HopperTile<D>;
-  ptx::mbar_arrive_expect_tx(full, Tile::kBytes);
+  constexpr int kParts = D / 64, kPartBytes = kRows * 128;
+  ptx::mbar_arrive_expect_tx(full, kParts * kPartBytes);
 #pragma unroll
-  for (int part = 0; part < Tile::kParts; ++part) {
-    ptx::tma_load(to + part * Tile::kPartBytes, map, full, part * 64, first, head, b);
+  for (int part = 0; part < kParts; ++part) {
+    ptx::tma_load(to + part * kPartBytes, map, full, part * 64, first, head, b);
   }
 }
 
-// s = 64 rows of the query tile times the key tile.
-template <int D>
-__device__ __forceinline__ void issue_scores(float (&s)[64], uint32_t queries, uint32_t keys) {
+// s = 64 rows of the query tile times the key tile of 2 N rows.
+template <int D, int N>
+__device__ __forceinline__ void issue_scores(float (&s)[N], uint32_t queries, uint32_t keys) {
 #pragma unroll
   for (int step = 0; step < D / 16; ++step) {
-    const uint32_t at = step / 4 * HopperTile<D>::kPartBytes + step % 4 * 32;
-    ptx::wgmma(s, ptx::descriptor(queries + at, 16, 1024), ptx::descriptor(keys + at, 16, 1024),
-               step > 0);
+    const uint32_t part = step / 4, at = step % 4 * 32;
+    ptx::wgmma(s, ptx::descriptor(queries + part * HopperTile<D>::kPartBytes + at, 16, 1024),
+               ptx::descriptor(keys + part * (2 * N * 128) + at, 16, 1024), step > 0);
   }
   ptx::wgmma_commit();
 }
 
-// o += p times the tile of values, whose rows are the products' k.
-template <int D>
-__device__ __forceinline__ void issue_values(float (&o)[D / 2], const uint32_t (&p)[8][4],
+// o += p times the tile of values, whose 16 K rows are the products' k.
+template <int D, int K>
+__device__ __forceinline__ void issue_values(float (&o)[D / 2], const uint32_t (&p)[K][4],
                                              uint32_t values) {
 #pragma unroll
-  for (int step = 0; step < 8; ++step) {
-    ptx::wgmma(o, p[step],
-               ptx::descriptor(values + step * (16 * 128), HopperTile<D>::kPartBytes, 1024), true);
+  for (int step = 0; step < K; ++step) {
+    ptx::wgmma(o, p[step], ptx::descriptor(values + step * (16 * 128), K * (16 * 128), 1024), true);
   }
   ptx::wgmma_commit();
 }
@@ -103,15 +102,39 @@ __device__ __forceinline__ void softmax_step(float (&s)[64], HopperSoftmax& x, f
   }
 }
 
-__device__ __forceinline__ void pack_scores(uint32_t (&p)[8][4], const float (&s)[64]) {
+template <int K>
+__device__ __forceinline__ void pack_scores(uint32_t (&p)[K][4], const float (&s)[8 * K]) {
 #pragma unroll
-  for (int i = 0; i < 32; ++i) p[i / 4][i % 4] = pack_bf16(s[i * 2], s[i * 2 + 1]);
+  for (int i = 0; i < 4 * K; ++i) p[i / 4][i % 4] = pack_bf16(s[i * 2], s[i * 2 + 1]);
 }
 
 template <int D>
 __device__ __forceinline__ void scale_rows(float (&o)[D / 2], const float (&factor)[2]) {
 #pragma unroll
   for (int i = 0; i < D / 2; ++i) o[i] *= factor[i / 2 % 2];
+}
+
+// x times a factor for each of the two rows (zeros where that is 0, whatever x is) to a warp's 16
+// rows, from `row` of the tile on, of a head below `end`; through the tile, whose rows no product
+// reads any more.
+template <int D>
+__device__ __forceinline__ void store_sums(const float (&x)[D / 2], const float (&factor)[2],
+                                           unsigned char* tile, int row, const HeadRows<bf16>& to,
+                                           bf16* head, int first, int end, int d) {
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < D / 2; i += 2) {
+    const int chunk = i / 4, h = i / 2 % 2;
+    unsigned char* part = tile + chunk / 8 * HopperTile<D>::kPartBytes;
+    *reinterpret_cast<uint32_t*>(part + chunk_at<64>(row + g + h * 8, chunk % 8) + t * 4) =
+        factor[h] == 0 ? 0 : pack_bf16(x[i] * factor[h], x[i + 1] * factor[h]);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int part = 0; part < D / 64; ++part) {
+    store_rows<64, 16, 64>(tile + part * HopperTile<D>::kPartBytes, row, to, head, first, end, d,
+                           part * 64);
+  }
 }
 
 // o and lse of a warp's 16 rows, from `row` of the block's on. They pass through the warp's rows of
@@ -135,20 +158,24 @@ __device__ __forceinline__ void finish(float (&o)[D / 2], const HopperSoftmax& x
           sum == 0 ? -INFINITY : fmaf(x.top[h], size.scale, logf(sum));
     }
   }
-  scale_rows<D>(o, factor);
-#pragma unroll
-  for (int i = 0; i < D / 2; i += 2) {
-    const int chunk = i / 4, r = row + g + i / 2 % 2 * 8;
-    unsigned char* part = q + chunk / 8 * HopperTile<D>::kPartBytes;
-    *reinterpret_cast<uint32_t*>(part + chunk_at<64>(r, chunk % 8) + t * 4) =
-        pack_bf16(o[i], o[i + 1]);
-  }
-  __syncwarp();
-#pragma unroll
-  for (int part = 0; part < D / 64; ++part) {
-    store_rows<64, 16, 64>(q + part * HopperTile<D>::kPartBytes, row, f.out,
-                           f.out.head(block.b, block.head), first, size.tq, size.d, part * 64);
-  }
+  store_sums<D>(o, factor, q, row, f.out, f.out.head(block.b, block.head), first, size.tq, size.d);
+}
+
+// --- host ---
+
+// Whether the device is Hopper and the library was built for it.
+bool runs_hopper_kernels(Device device);
+
+// Rows of one operand as TMA reads them, in boxes of `rows` rows of a part of a tile.
+inline TensorMapArgs map_of(const HeadRows<const bf16>& x, int64_t batch, int64_t tokens,
+                            int64_t heads, int64_t d, uint32_t rows) {
+  const auto n = [](int64_t i) { return static_cast<uint64_t>(i); };
+  // An axis of one may have any stride.
+  const auto stride = [&](int64_t size, int64_t of) { return n(size > 1 ? of : d); };
+  return {x.data,
+          {n(d), n(tokens), n(heads), n(batch)},
+          {stride(tokens, x.t), stride(heads, x.h), stride(batch, x.b)},
+          {64, rows, 1, 1}};
 }
 
 }  // namespace parlo::cuda

@@ -160,6 +160,14 @@ __device__ __forceinline__ void wgmma_wait() {
   "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
 // a [64, 16] and b [n, 16], both K-major in shared memory (descriptors).
+__device__ __forceinline__ void wgmma(float (&d)[32], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" PARLO_D32
+      "}, %32, %33, p, 1, 1, 0, 0;\n}"
+      : PARLO_F32(0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
 __device__ __forceinline__ void wgmma(float (&d)[64], uint64_t a, uint64_t b, bool add) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %66, 0;\n"

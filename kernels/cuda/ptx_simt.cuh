@@ -82,8 +82,9 @@ template <int N>
 inline void wgmma_wait(SIMT_HERE) {
   simt::wgmma_wait(N, loc);
 }
-inline void wgmma(float (&d)[64], uint64_t a, uint64_t b, bool add, SIMT_HERE) {
-  simt::wgmma(d, 128, nullptr, a, b, add, simt::kBf16, false, false, loc);
+template <int N>
+inline void wgmma(float (&d)[N], uint64_t a, uint64_t b, bool add, SIMT_HERE) {
+  simt::wgmma(d, 2 * N, nullptr, a, b, add, simt::kBf16, false, false, loc);
 }
 template <int N>
 inline void wgmma(float (&d)[N], const uint32_t (&a)[4], uint64_t b, bool add, SIMT_HERE) {
