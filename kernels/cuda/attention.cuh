@@ -177,5 +177,7 @@ bool attention_forward_sm90(const AttentionForwardOperands<bf16>& f, int64_t bat
 // They need lse2 and delta.
 void attention_gradients(const AttentionBackwardOperands<float>& f, int64_t batch, Device device);
 void attention_gradients(const AttentionBackwardOperands<bf16>& f, int64_t batch, Device device);
+bool attention_gradients_sm90(const AttentionBackwardOperands<bf16>& f, int64_t batch,
+                              Device device);
 
 }  // namespace parlo::cuda

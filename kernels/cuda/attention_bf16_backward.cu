@@ -165,6 +165,7 @@ void launch_backward(const AttentionBackwardOperands<bf16>& f, int64_t batch, De
 }  // namespace
 
 void attention_gradients(const AttentionBackwardOperands<bf16>& f, int64_t batch, Device device) {
+  if (attention_gradients_sm90(f, batch, device)) return;
   visit_head_size(f.s.d, [&](auto size) {
     launch_backward<size.value, true>(f, batch, device);
     launch_backward<size.value, false>(f, batch, device);
