@@ -1,6 +1,7 @@
 // CUDA runtime twin: the simulated device and its limits, and error reporting. The figures are an
 // H100's, except for a small number of multiprocessors, so that persistent kernels go round more
-// than once. PARLO_SIMT_DEVICES=0: no device.
+// than once. PARLO_SIMT_DEVICES=0: no device. PARLO_SIMT_CAPABILITY=80: says it is an sm_80, so that
+// kernels for older GPUs run.
 #include <cstdlib>
 
 #include "tests/simt/runtime.h"
@@ -67,10 +68,17 @@ static const ErrorName* find_error(cudaError_t code) {
   return nullptr;
 }
 
+static int capability() {
+  const char* said = std::getenv("PARLO_SIMT_CAPABILITY");
+  return said ? std::atoi(said) : 90;
+}
+
 static int attribute(cudaDeviceAttr attr) {
   switch (attr) {
     case cudaDevAttrComputeCapabilityMajor:
-      return 9;
+      return capability() / 10;
+    case cudaDevAttrComputeCapabilityMinor:
+      return capability() % 10;
     case cudaDevAttrMultiProcessorCount:
       return kMultiprocessors;
     case cudaDevAttrMaxThreadsPerBlock:
