@@ -1,7 +1,7 @@
 // CUDA runtime twin: the simulated device and its limits, and error reporting. The figures are an
 // H100's, except for a small number of multiprocessors, so that persistent kernels go round more
-// than once. PARLO_SIMT_DEVICES=0: no device. PARLO_SIMT_CAPABILITY=80: says it is an sm_80, so that
-// kernels for older GPUs run.
+// than once. PARLO_SIMT_DEVICES=0: no device. PARLO_SIMT_CAPABILITY=80: says it is an sm_80, so
+// that kernels for older GPUs run.
 #include <cstdlib>
 
 #include "tests/simt/runtime.h"
