@@ -86,49 +86,46 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& x) {
   *reinterpret_cast<Pack<T, N>*>(p) = x;
 }
 
-__device__ __forceinline__ float warp_sum(float x) {
+// combine(a, b) of all lanes, the same value in every lane.
+template <class T, class Combine>
+__device__ __forceinline__ T over_warp(T x, Combine combine) {
 #pragma unroll
-  for (int o = kWarp / 2; o > 0; o /= 2) x += __shfl_xor_sync(kAllLanes, x, o);
+  for (int o = kWarp / 2; o > 0; o /= 2) x = combine(x, __shfl_xor_sync(kAllLanes, x, o));
   return x;
+}
+// The same over a block of Threads. All threads call it; a second call needs no barrier of the
+// caller's in between.
+template <int Threads, class T, class Combine>
+__device__ __forceinline__ T over_block(T x, Combine combine) {
+  static_assert(Threads % kWarp == 0 && Threads <= 1024);
+  constexpr int kWarps = Threads / kWarp;
+  x = over_warp(x, combine);
+  if constexpr (kWarps == 1) return x;
+  SMEM(T, partial, [kWarps]);
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  T result = partial[0];
+#pragma unroll
+  for (int w = 1; w < kWarps; ++w) result = combine(result, partial[w]);
+  return result;
+}
+
+// T: float or double.
+template <class T>
+__device__ __forceinline__ T warp_sum(T x) {
+  return over_warp(x, [](T a, T b) { return a + b; });
+}
+template <int Threads, class T>
+__device__ __forceinline__ T block_sum(T x) {
+  return over_block<Threads>(x, [](T a, T b) { return a + b; });
 }
 __device__ __forceinline__ float warp_max(float x) {
-#pragma unroll
-  for (int o = kWarp / 2; o > 0; o /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, o));
-  return x;
+  return over_warp(x, [](float a, float b) { return fmaxf(a, b); });
 }
-
-// Sum over a block of Threads, the same value in every thread. All threads call it; a second call
-// needs no barrier of the caller's in between.
-template <int Threads>
-__device__ __forceinline__ float block_sum(float x) {
-  static_assert(Threads % kWarp == 0 && Threads <= 1024);
-  constexpr int kWarps = Threads / kWarp;
-  x = warp_sum(x);
-  if constexpr (kWarps == 1) return x;
-  SMEM(float, partial, [kWarps]);
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  float sum = partial[0];
-#pragma unroll
-  for (int w = 1; w < kWarps; ++w) sum += partial[w];
-  return sum;
-}
-
 template <int Threads>
 __device__ __forceinline__ float block_max(float x) {
-  static_assert(Threads % kWarp == 0 && Threads <= 1024);
-  constexpr int kWarps = Threads / kWarp;
-  x = warp_max(x);
-  if constexpr (kWarps == 1) return x;
-  SMEM(float, partial, [kWarps]);
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  float top = partial[0];
-#pragma unroll
-  for (int w = 1; w < kWarps; ++w) top = fmaxf(top, partial[w]);
-  return top;
+  return over_block<Threads>(x, [](float a, float b) { return fmaxf(a, b); });
 }
 
 }  // namespace parlo::cuda

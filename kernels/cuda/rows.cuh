@@ -1,5 +1,5 @@
 // Rows in packs: element i of a row belongs to the same thread whether or not 16-byte accesses are
-// possible, so that a row gives the same bits wherever it lies. And sums in f64.
+// possible, so that a row gives the same bits wherever it lies.
 #pragma once
 
 #include "kernels/cuda/map.cuh"
@@ -97,27 +97,6 @@ __device__ __forceinline__ void for_batches(int64_t i, int64_t n, int64_t step, 
 template <class Run>
 void with_packing(bool packed, Run run) {
   packed ? run(std::true_type{}) : run(std::false_type{});
-}
-
-__device__ __forceinline__ double warp_sum(double x) {
-#pragma unroll
-  for (int o = kWarp / 2; o > 0; o /= 2) x += __shfl_xor_sync(kAllLanes, x, o);
-  return x;
-}
-
-// As block_sum in f32.
-template <int Threads>
-__device__ __forceinline__ double block_sum(double x) {
-  constexpr int kWarps = Threads / kWarp;
-  x = warp_sum(x);
-  SMEM(double, partial, [kWarps]);
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  double sum = partial[0];
-#pragma unroll
-  for (int w = 1; w < kWarps; ++w) sum += partial[w];
-  return sum;
 }
 
 // A row belongs to one warp, eight to a block, or to a whole block.
