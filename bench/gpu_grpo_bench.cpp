@@ -1,7 +1,7 @@
 // Whole GRPO steps of the SD3.5-Medium transformer with random weights, as Flow-GRPO's fast recipe
-// runs them: no guidance, a window of three stochastic steps, no KL (perf.md's second row), without
-// the text encoders, the VAE and a real reward. Time per stage, peak memory, and the rate of the
-// model's operations against the product's ceiling.
+// runs them: no guidance, a window of three stochastic steps, no KL, without the text encoders, the
+// VAE and a real reward; bf16 activations and frozen weights, f32 factors. Time per stage, peak
+// memory, and the rate of the model's operations against the product's ceiling.
 #include "bench/gpu_measure.h"
 #include "bench/gpu_shapes.h"
 #include "lora/adapter.h"
@@ -18,6 +18,8 @@ class BareSd3 : public FlowModel {
   BareSd3(int64_t side, int64_t text_tokens) : side_(side), text_tokens_(text_tokens) {
     transformer_.params().initialise(RandomKey(1));
     transformer_.params().to(kGpu);
+    transformer_.params().narrow_weights();
+    transformer_.compute = DType::bf16;
   }
 
   Shape latent_shape() const override { return {transformer_.config().in_channels, side_, side_}; }
