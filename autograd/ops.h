@@ -19,6 +19,8 @@ namespace parlo {
 // --- arithmetic.cpp: a (op) b with NumPy broadcasting, and maps of one operand.
 // x in another floating dtype; its gradient comes back in x's.
 Var cast(const Var& x, DType dtype);
+// f(a) b of x [..., 2 F] = [a | b]: SwiGLU with silu.
+Var glu(Activation f, const Var& x);
 Var add(const Var& a, const Var& b);
 Var sub(const Var& a, const Var& b);
 Var mul(const Var& a, const Var& b);

@@ -3,6 +3,7 @@
 #include "bench/gpu_measure.h"
 #include "bench/gpu_shapes.h"
 #include "kernels/elementwise.h"
+#include "kernels/glu.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
 
@@ -62,6 +63,25 @@ void gelu(benchmark::State& state, int64_t rows, int64_t columns, bool gradient)
   against_copy(state, t, gradient ? 3 : 2, rows * columns);
 }
 
+void swiglu(benchmark::State& state, int64_t rows, int64_t columns, bool gradient) {
+  const Timing t = rotate(
+      [=](RandomKey key) {
+        Operands o;
+        o.x = normal(key.fold("x"), {rows, 2 * columns});
+        o.out = room({rows, gradient ? 2 * columns : columns});
+        if (gradient) o.y = normal(key.fold("dy"), {rows, columns});
+        return o;
+      },
+      [=](const Operands& o) {
+        if (gradient) {
+          cuda::glu_backward(Activation::silu, o.x, o.y, o.out);
+        } else {
+          cuda::glu(Activation::silu, o.x, o.out);
+        }
+      });
+  against_copy(state, t, gradient ? 5 : 3, rows * columns);
+}
+
 void rows_softmax(benchmark::State& state, int64_t rows, int64_t columns) {
   const Timing t = rotate(
       [=](RandomKey key) {
@@ -87,6 +107,11 @@ void add_gpu_elementwise() {
     add("gate_residual", s, [=](State& st) { gated(st, batch, rows, columns); });
     add("gelu_tanh", s, [=](State& st) { gelu(st, rows, wide, false); });
     add("gelu_tanh_backward", s, [=](State& st) { gelu(st, rows, wide, true); });
+  }
+  for (const GpuShape& s : gpu_shapes("swiglu")) {
+    const int64_t rows = s["rows"], columns = s["columns"];
+    add("swiglu", s, [=](State& st) { swiglu(st, rows, columns, false); });
+    add("swiglu_backward", s, [=](State& st) { swiglu(st, rows, columns, true); });
   }
   for (const GpuShape& s : gpu_shapes("softmax")) {
     const int64_t rows = s["rows"], columns = s["columns"];

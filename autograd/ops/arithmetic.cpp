@@ -2,6 +2,7 @@
 #include "autograd/ops.h"
 #include "autograd/ops/shared.h"
 #include "kernels/dispatch.h"
+#include "kernels/glu.h"
 #include "kernels/reduce.h"
 
 namespace parlo {
@@ -109,6 +110,24 @@ Var activation(Activation f, const Var& v) {
     DISPATCH(x.device(), activation_backward(f, x, dy, dx));
     return {dx};
   });
+}
+
+Var glu(Activation f, const Var& v) {
+  CHECK(v.rank() >= 1 && v.dim(-1) % 2 == 0, "glu: x has shape ", v.shape(),
+        ", expected [..., 2 F]");
+  const Tensor x = as_rows(v.value());
+  Shape shape = v.shape();
+  shape[-1] /= 2;
+  const Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  const Shape rows{x.dim(0), x.dim(1) / 2};
+  DISPATCH(x.device(), glu(f, x, y.view(rows)));
+  return record(
+      "glu", y, {v},
+      [f, x, rows, given = v.shape()](const Tensor& dy, const Need&) -> std::vector<Tensor> {
+        const Tensor dx = Tensor::empty_like(x);
+        DISPATCH(x.device(), glu_backward(f, x, dy.view(rows), dx));
+        return {dx.view(given)};
+      });
 }
 
 Var gate_residual(const Var& residual, const Var& gate, const Var& y) {

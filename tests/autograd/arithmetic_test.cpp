@@ -145,6 +145,18 @@ TEST_CASE("activations") {
     }
 }
 
+TEST_CASE("gated linear units") {
+  for (Activation f : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf})
+    for (const Shape& shape : {Shape{6}, Shape{2, 3, 10}, Shape{0, 4}}) {
+      const Tensor x = normal64(shape, 6, 2);
+      const int64_t n = shape[-1] / 2;
+      const Op op = [f](std::span<const Var> in) { return glu(f, in[0]); };
+      const Var v(x);
+      const Var want = mul(activation(f, slice(v, -1, 0, n)), slice(v, -1, n, 2 * n));
+      check_close(check_op("glu", op, {x}), want.value());
+    }
+}
+
 TEST_CASE("activations far out stay finite") {
   const Tensor x = Tensor::from<float>({-1e4f, -200, -90, 90, 200, 1e4f}, {6});
   for (Activation f :
