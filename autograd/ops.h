@@ -99,6 +99,10 @@ Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias,
 Var attention(const Var& q, const Var& k, const Var& v, const AttentionArgs& args);
 // x [B, T, H, D]; cos, sin [T, D/2].
 Var rope(const Var& x, const Tensor& cos, const Tensor& sin, RopeStyle style);
+// rms_norm over D and then rope, in one pass where the weight [D] is frozen; weight and angles may
+// be undefined.
+Var norm_rope(const Var& x, const Var& weight, double eps, const Tensor& cos = {},
+              const Tensor& sin = {}, RopeStyle style = RopeStyle::pairs);
 
 // --- reduce.cpp
 // Sums over axes; they stay as size 1 with keep, else they are dropped. No axes: all.

@@ -4,6 +4,7 @@
 #include "bench/gpu_shapes.h"
 #include "kernels/elementwise.h"
 #include "kernels/glu.h"
+#include "kernels/norm_rope.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
 
@@ -31,6 +32,32 @@ void turned(benchmark::State& state, int64_t batch, int64_t tokens, int64_t head
       },
       [](const Operands& o) { cuda::rope(o.x, o.cos, o.sin, RopeStyle::pairs, false, o.out); });
   against_copy(state, t, 2, shape.numel());
+}
+
+// Keys inside a fused projection, as they are read in place.
+void norm_turned(benchmark::State& state, int64_t batch, int64_t tokens, int64_t heads, int64_t d,
+                 bool gradient) {
+  const Shape shape{batch, tokens, heads, d};
+  const Timing t = rotate(
+      [=](RandomKey key) {
+        Operands o;
+        o.x = normal(key.fold("x"), {batch, tokens, 3, heads, d}).select(2, 1), o.out = room(shape);
+        o.gate = normal(key.fold("weight"), {d}, DType::f32);
+        o.cos = normal(key.fold("cos"), {tokens, d / 2}, DType::f32);
+        o.sin = normal(key.fold("sin"), {tokens, d / 2}, DType::f32);
+        if (gradient) o.y = normal(key.fold("dy"), shape);
+        return o;
+      },
+      [=](const Operands& o) {
+        NormRope p;
+        p.weight = o.gate, p.cos = o.cos, p.sin = o.sin;
+        if (gradient) {
+          cuda::norm_rope_backward(o.x, p, o.y, o.out);
+        } else {
+          cuda::norm_rope(o.x, p, o.out);
+        }
+      });
+  against_copy(state, t, gradient ? 3 : 2, shape.numel());
 }
 
 void gated(benchmark::State& state, int64_t batch, int64_t rows, int64_t columns) {
@@ -104,6 +131,9 @@ void add_gpu_elementwise() {
     const int64_t batch = s["batch"], tokens = s["tokens"], columns = s["columns"];
     const int64_t heads = s["heads"], d = s["d"], wide = s["wide"], rows = batch * tokens;
     add("rope", s, [=](State& st) { turned(st, batch, tokens, heads, d); });
+    add("norm_rope", s, [=](State& st) { norm_turned(st, batch, tokens, heads, d, false); });
+    add("norm_rope_backward", s,
+        [=](State& st) { norm_turned(st, batch, tokens, heads, d, true); });
     add("gate_residual", s, [=](State& st) { gated(st, batch, rows, columns); });
     add("gelu_tanh", s, [=](State& st) { gelu(st, rows, wide, false); });
     add("gelu_tanh_backward", s, [=](State& st) { gelu(st, rows, wide, true); });

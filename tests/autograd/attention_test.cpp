@@ -169,5 +169,23 @@ TEST_CASE("rope rotates pairs or halves") {
     }
 }
 
+TEST_CASE("norm and rotation of heads in one op") {
+  for (const Shape& shape : {Shape{2, 3, 2, 6}, Shape{1, 1, 1, 2}, Shape{2, 0, 1, 4}})
+    for (const RopeStyle style : {RopeStyle::pairs, RopeStyle::halves}) {
+      const Tensor cos = random_tensor({shape[1], shape[3] / 2}, 7, DType::f64),
+                   sin = random_tensor({shape[1], shape[3] / 2}, 8, DType::f64);
+      const Tensor x = normal64(shape, 9, 1), weight = normal64({shape[3]}, 10, 1);
+      const Op frozen = [&](std::span<const Var> in) {
+        const DType dtype = in[0].dtype();  // f64, and f32
+        return norm_rope(in[0], Var(weight.to(dtype)), 1e-6, cos.to(dtype), sin.to(dtype), style);
+      };
+      const Op trained = [&](std::span<const Var> in) {
+        const DType dtype = in[0].dtype();
+        return norm_rope(in[0], in[1], 1e-6, cos.to(dtype), sin.to(dtype), style);
+      };
+      check_close(check_op("norm_rope", frozen, {x}), check_op("norm_rope", trained, {x, weight}));
+    }
+}
+
 }  // namespace
 }  // namespace parlo
