@@ -8,6 +8,17 @@
 
 namespace parlo {
 
+// A token axis: one tensor, or two that follow each other on it, each [B, its T, H, D] with strides
+// of its own. Image and text tokens attend to each other where they lie, without a joint copy.
+struct Tokens {
+  Tensor first, second;  // second may be undefined
+
+  Tokens(const Tensor& only) : first(only) {}  // NOLINT: a tensor is an axis of tokens
+  Tokens(const Tensor& a, const Tensor& b) : first(a), second(b) {}
+  int64_t count() const { return first.dim(1) + (second ? second.dim(1) : 0); }
+};
+
+// Queries, keys and masks are numbered over both tensors.
 struct AttentionArgs {
   double scale = 1.0;
   bool causal = false;  // query i sees keys j <= i + (Tk - Tq)
@@ -18,14 +29,14 @@ struct AttentionArgs {
 
 namespace cpu {
 
-// out [B, Tq, H, D], lse [B, H, Tq] contiguous.
-void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+// out as q, lse [B, H, Tq] contiguous. q and out are cut into two at one token, k and v at another.
+void attention(const Tokens& q, const Tokens& k, const Tokens& v, const Tokens& out,
                const Tensor& lse, const AttentionArgs& args);
 
 // Writes (does not accumulate) dq, dk, dv, shaped as q, k, v; recomputes the scores from lse.
-void attention_backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
-                        const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                        const Tensor& dv, const AttentionArgs& args);
+void attention_backward(const Tokens& q, const Tokens& k, const Tokens& v, const Tokens& out,
+                        const Tensor& lse, const Tokens& dout, const Tokens& dq, const Tokens& dk,
+                        const Tokens& dv, const AttentionArgs& args);
 
 }  // namespace cpu
 

@@ -34,20 +34,33 @@ inline void check_heads(const char* function, const char* name, const Tensor& t,
         t.strides()[3], ", expected 1; call contiguous()");
 }
 
+// x is cut into tensors where `cut` is, of the shape [batch, its T, heads, d].
+inline void check_tokens(const char* function, const char* name, const Tokens& x, const Tokens& cut,
+                         const AttentionShape& s, int64_t heads, DType dtype) {
+  CHECK(x.second.defined() == cut.second.defined(), function, ": ", name, " has ",
+        x.second ? "two tensors, expected one" : "one tensor, expected two");
+  for (auto part : {&Tokens::first, &Tokens::second}) {
+    if (part == &Tokens::second && !x.second) continue;
+    check_heads(function, name, x.*part, dtype);
+    check_shape(function, name, x.*part, {s.batch, (cut.*part).dim(1), heads, s.d});
+  }
+}
+
 // lse_dtype: q's on the CPU; f32 on a GPU.
-inline AttentionShape check_attention(const char* function, const Tensor& q, const Tensor& k,
-                                      const Tensor& v, const Tensor& out, const Tensor& lse,
+inline AttentionShape check_attention(const char* function, const Tokens& q, const Tokens& k,
+                                      const Tokens& v, const Tokens& out, const Tensor& lse,
                                       DType lse_dtype, const AttentionArgs& args) {
-  check_heads(function, "q", q, q.dtype());
-  check_heads(function, "k", k, q.dtype());
-  check_heads(function, "v", v, q.dtype());
-  check_heads(function, "out", out, q.dtype());
+  const DType dtype = q.first.dtype();
+  check_heads(function, "q", q.first, dtype);
+  check_heads(function, "k", k.first, dtype);
   AttentionShape s;
-  s.batch = q.dim(0), s.tq = q.dim(1), s.heads = q.dim(2), s.d = q.dim(3);
-  s.tk = k.dim(1), s.kv_heads = k.dim(2), s.causal = args.causal;
-  check_shape(function, "k", k, {s.batch, s.tk, s.kv_heads, s.d});
-  check_shape(function, "v", v, {s.batch, s.tk, s.kv_heads, s.d});
-  check_shape(function, "out", out, q.shape());
+  s.batch = q.first.dim(0), s.heads = q.first.dim(2), s.d = q.first.dim(3);
+  s.kv_heads = k.first.dim(2), s.causal = args.causal;
+  check_tokens(function, "q", q, q, s, s.heads, dtype);
+  check_tokens(function, "k", k, k, s, s.kv_heads, dtype);
+  check_tokens(function, "v", v, k, s, s.kv_heads, dtype);
+  check_tokens(function, "out", out, q, s, s.heads, dtype);
+  s.tq = q.count(), s.tk = k.count();
   check_shape(function, "lse", lse, {s.batch, s.heads, s.tq});
   CHECK(lse.is_contiguous() && lse.dtype() == lse_dtype, function, ": lse is ",
         dtype_name(lse.dtype()), ", expected contiguous ", dtype_name(lse_dtype));
@@ -67,17 +80,14 @@ inline AttentionShape check_attention(const char* function, const Tensor& q, con
 }
 
 // What the backward reads and writes besides the forward's operands.
-inline void check_attention_gradients(const char* function, const Tensor& q, const Tensor& k,
-                                      const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                                      const Tensor& dv) {
-  check_heads(function, "dout", dout, q.dtype());
-  check_heads(function, "dq", dq, q.dtype());
-  check_heads(function, "dk", dk, q.dtype());
-  check_heads(function, "dv", dv, q.dtype());
-  check_shape(function, "dout", dout, q.shape());
-  check_shape(function, "dq", dq, q.shape());
-  check_shape(function, "dk", dk, k.shape());
-  check_shape(function, "dv", dv, k.shape());
+inline void check_attention_gradients(const char* function, const AttentionShape& s,
+                                      const Tokens& q, const Tokens& k, const Tokens& dout,
+                                      const Tokens& dq, const Tokens& dk, const Tokens& dv) {
+  const DType dtype = q.first.dtype();
+  check_tokens(function, "dout", dout, q, s, s.heads, dtype);
+  check_tokens(function, "dq", dq, q, s, s.heads, dtype);
+  check_tokens(function, "dk", dk, k, s, s.kv_heads, dtype);
+  check_tokens(function, "dv", dv, k, s, s.kv_heads, dtype);
 }
 
 }  // namespace parlo

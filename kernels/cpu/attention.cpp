@@ -25,7 +25,14 @@ Tensor lengths_of_mask(const AttentionShape& s) {
   return lengths;
 }
 
-// Calls one(sample b of a tensor, its arguments) so that the path depends on that sample's mask
+Tensor sample(const Tensor& x, int64_t b) {
+  return x.slice(0, b, b + 1);
+}
+Tokens sample(const Tokens& x, int64_t b) {
+  return {sample(x.first, b), x.second ? sample(x.second, b) : Tensor()};
+}
+
+// Calls one(sample b of an operand, its arguments) so that the path depends on that sample's mask
 // alone. False when the call can go on: there is no mask, or one sample's with holes.
 template <class Fn>
 bool split_masked(const AttentionShape& s, const AttentionArgs& args, Fn&& one) {
@@ -34,30 +41,30 @@ bool split_masked(const AttentionShape& s, const AttentionArgs& args, Fn&& one) 
   if (Tensor lengths = lengths_of_mask(s)) {
     part.key_mask = {};
     part.key_lengths = lengths;
-    one([](const Tensor& t) { return t; }, part);
+    one([](const auto& x) { return x; }, part);
     return true;
   }
   if (s.batch == 1) return false;
   for (int64_t b = 0; b < s.batch; ++b) {
-    const auto sample = [b](const Tensor& t) { return t.slice(0, b, b + 1); };
-    part.key_mask = sample(args.key_mask);
-    if (args.key_lengths) part.key_lengths = sample(args.key_lengths);
-    one(sample, part);
+    part.key_mask = sample(args.key_mask, b);
+    if (args.key_lengths) part.key_lengths = sample(args.key_lengths, b);
+    one([b](const auto& x) { return sample(x, b); }, part);
   }
   return true;
 }
 
 }  // namespace
 
-void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+void attention(const Tokens& q, const Tokens& k, const Tokens& v, const Tokens& out,
                const Tensor& lse, const AttentionArgs& args) {
-  const AttentionShape s = check_attention("attention", q, k, v, out, lse, q.dtype(), args);
+  const DType dtype = q.first.dtype();
+  const AttentionShape s = check_attention("attention", q, k, v, out, lse, dtype, args);
   if (s.batch * s.heads * s.tq == 0) return;
   if (split_masked(s, args, [&](auto part, const AttentionArgs& a) {
         attention(part(q), part(k), part(v), part(out), part(lse), a);
       }))
     return;
-  visit_float(q.dtype(), "attention", [&](auto zero) {
+  visit_float(dtype, "attention", [&](auto zero) {
     using T = decltype(zero);
     const AttentionForwardArgs<T> f{s,
                                     static_cast<T>(args.scale),
@@ -75,19 +82,20 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   });
 }
 
-void attention_backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
-                        const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                        const Tensor& dv, const AttentionArgs& args) {
+void attention_backward(const Tokens& q, const Tokens& k, const Tokens& v, const Tokens& out,
+                        const Tensor& lse, const Tokens& dout, const Tokens& dq, const Tokens& dk,
+                        const Tokens& dv, const AttentionArgs& args) {
   const char* name = "attention_backward";
-  const AttentionShape s = check_attention(name, q, k, v, out, lse, q.dtype(), args);
-  check_attention_gradients(name, q, k, dout, dq, dk, dv);
+  const DType dtype = q.first.dtype();
+  const AttentionShape s = check_attention(name, q, k, v, out, lse, dtype, args);
+  check_attention_gradients(name, s, q, k, dout, dq, dk, dv);
   if (s.batch * s.kv_heads == 0) return;
   if (split_masked(s, args, [&](auto part, const AttentionArgs& a) {
         attention_backward(part(q), part(k), part(v), part(out), part(lse), part(dout), part(dq),
                            part(dk), part(dv), a);
       }))
     return;
-  visit_float(q.dtype(), name, [&](auto zero) {
+  visit_float(dtype, name, [&](auto zero) {
     using T = decltype(zero);
     const AttentionBackwardArgs<T> f{s,
                                      static_cast<T>(args.scale),

@@ -7,17 +7,37 @@
 
 namespace parlo::cpu {
 
-// Pointers and strides (elements) of one [B, T, H, D] operand.
+// Pointers and strides (elements) of the rows of one operand, in one or two tensors.
 template <class T>
 struct Heads {
-  T* data = nullptr;
-  int64_t b = 0, t = 0, h = 0;
+  struct Part {
+    T* data = nullptr;
+    int64_t b = 0, t = 0, h = 0;
+    T* row(int64_t batch, int64_t token, int64_t head) const {
+      return data + batch * b + token * t + head * h;
+    }
+  };
+  Part first, second;
+  int64_t split;  // tokens of the first
 
-  Heads() = default;
-  explicit Heads(const Tensor& x)
-      : data(x.data<T>()), b(x.strides()[0]), t(x.strides()[1]), h(x.strides()[2]) {}
+  explicit Heads(const Tokens& x) : first(part_of(x.first)), split(x.first.dim(1)) {
+    if (x.second) second = part_of(x.second);
+  }
   T* row(int64_t batch, int64_t token, int64_t head) const {
-    return data + batch * b + token * t + head * h;
+    return token < split ? first.row(batch, token, head) : second.row(batch, token - split, head);
+  }
+  // Distance of rows from `token` on, in its tensor.
+  int64_t stride(int64_t token) const { return token < split ? first.t : second.t; }
+  // Calls fn(begin, end) for the tokens of [from, to) in the one tensor and in the other.
+  template <class Fn>
+  void each_part(int64_t from, int64_t to, Fn&& fn) const {
+    if (from < std::min(split, to)) fn(from, std::min(split, to));
+    if (std::max(split, from) < to) fn(std::max(split, from), to);
+  }
+
+ private:
+  static Part part_of(const Tensor& x) {
+    return {x.data<T>(), x.strides()[0], x.strides()[1], x.strides()[2]};
   }
 };
 

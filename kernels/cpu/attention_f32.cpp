@@ -17,46 +17,68 @@ struct Forward {
   const AttentionForwardArgs<float>& g;
   AttentionIsas isa;
 
+  struct Memory {
+    float *top2, *sum, *scores, *keys, *values;
+    float *k, *v;  // copies of what lies in two tensors
+    int64_t ld;    // of scores
+  };
+
   // Queries [begin, end) of one head.
   void run(int64_t b, int64_t h, int64_t begin, int64_t end) const {
     const AttentionShape& s = g.s;
-    const int64_t head = h / (s.heads / s.kv_heads);
+    const int64_t head = h / (s.heads / s.kv_heads), n = end - begin;
     const int64_t block = std::min(kKeys, round_up(std::max<int64_t>(1, s.tk), 16));
-    const int64_t ld = block + kPadding, tile = tile_size(end - begin, block);
-    AttentionScratch scratch(2 * round_up(kTaskQueries, 16) + tile * ld +
-                             2 * block * round_up(s.d, 16) + 128);
-    float *top2 = scratch.take(end - begin), *sum = scratch.take(end - begin);
-    float *scores = scratch.take(tile * ld), *keys_memory = scratch.take(block * s.d);
-    float* values_memory = scratch.take(block * round_up(s.d, 16));
-    std::fill_n(top2, end - begin, -std::numeric_limits<float>::infinity());
-    std::fill_n(sum, end - begin, 0.0f);
+    const int64_t ld = block + kPadding, tile = tile_size(n, block), wide = round_up(s.d, 16);
+    AttentionScratch scratch(2 * round_up(kTaskQueries, 16) + tile * ld + 4 * block * wide + 128);
+    const Memory m{scratch.take(n),
+                   scratch.take(n),
+                   scratch.take(tile * ld),
+                   scratch.take(block * s.d),
+                   scratch.take(block * wide),
+                   scratch.take(block * s.d),
+                   scratch.take(block * s.d),
+                   ld};
+    std::fill_n(m.top2, n, -std::numeric_limits<float>::infinity());
+    std::fill_n(m.sum, n, 0.0f);
     const int64_t all_keys = s.keys(b, end - 1);
     for (int64_t j = 0; j < all_keys; j += kKeys) {
-      const int64_t n = std::min(kKeys, all_keys - j);
-      const PanelRows keys = transposed(isa.gemm, g.k.row(b, j, head), g.k.t, n, s.d, keys_memory);
-      const PanelRows values = padded(isa.gemm, g.v.row(b, j, head), g.v.t, n, s.d, values_memory);
-      for (int64_t i = begin; i < end; i += tile) {
-        const int64_t rows = std::min(tile, end - i);
-        const int64_t cols = std::min(n, s.keys(b, i + rows - 1) - j);
-        if (cols <= 0) continue;
-        const float* q = g.q.row(b, i, h);
-        float* out = g.out.row(b, i, h);
-        multiply(isa.gemm, rows, cols, s.d, q, g.q.t, 1, keys, scores, ld, 0);
-        const AttentionTile t = tile_of(scores, ld, rows, cols, b, i, j);
-        isa.attention.step({t, top2 + i - begin, sum + i - begin, out, g.out.t, s.d});
-        multiply(isa.gemm, rows, s.d, cols, scores, ld, 1, values, out, g.out.t, j > 0);
-      }
+      const int64_t cols = std::min(kKeys, all_keys - j);
+      const PanelRows k = rows_of(g.k, b, head, j, cols, s.d, m.k);
+      const PanelRows v = rows_of(g.v, b, head, j, cols, s.d, m.v);
+      const PanelRows keys = transposed(isa.gemm, k.data, k.row, cols, s.d, m.keys);
+      const PanelRows values = padded(isa.gemm, v.data, v.row, cols, s.d, m.values);
+      g.q.each_part(begin, end, [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; i += tile) {
+          const int64_t rows = std::min(tile, to - i);
+          queries(b, h, i, rows, j, cols, i - begin, keys, values, m);
+        }
+      });
     }
-    isa.attention.end({top2, sum, g.out.row(b, begin, h), g.lse + (b * s.heads + h) * s.tq + begin,
-                       g.out.t, end - begin, s.d});
+    g.out.each_part(begin, end, [&](int64_t from, int64_t to) {
+      isa.attention.end({m.top2 + from - begin, m.sum + from - begin, g.out.row(b, from, h),
+                         g.lse + (b * s.heads + h) * s.tq + from, g.out.stride(from), to - from,
+                         s.d});
+    });
   }
 
-  AttentionTile tile_of(float* scores, int64_t ld, int64_t rows, int64_t cols, int64_t b, int64_t i,
-                        int64_t j) const {
+  // Rows [i, i + rows) of one tensor, the `at`-th of the task, see the keys of [j, j + n).
+  void queries(int64_t b, int64_t h, int64_t i, int64_t rows, int64_t j, int64_t n, int64_t at,
+               const PanelRows& keys, const PanelRows& values, const Memory& m) const {
     const AttentionShape& s = g.s;
-    const int64_t seen = s.causal ? i + s.tk - s.tq + 1 - j : cols;
-    (void)b;
-    return {scores, ld, rows, cols, seen, s.causal ? 1 : 0, g.scale, g.scale * kLog2e};
+    const int64_t cols = std::min(n, s.keys(b, i + rows - 1) - j);
+    if (cols <= 0) return;
+    const int64_t seen = s.causal ? i + s.tk - s.tq + 1 - j : cols, out_row = g.out.stride(i);
+    float* out = g.out.row(b, i, h);
+    multiply(isa.gemm, rows, cols, s.d, g.q.row(b, i, h), g.q.stride(i), 1, keys, m.scores, m.ld,
+             0);
+    isa.attention.step(
+        {{m.scores, m.ld, rows, cols, seen, s.causal ? 1 : 0, g.scale, g.scale * kLog2e},
+         m.top2 + at,
+         m.sum + at,
+         out,
+         out_row,
+         s.d});
+    multiply(isa.gemm, rows, s.d, cols, m.scores, m.ld, 1, values, out, out_row, j > 0);
   }
 };
 

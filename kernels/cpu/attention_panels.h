@@ -72,6 +72,14 @@ inline PanelRows padded(const GemmIsa& isa, const float* x, int64_t row, int64_t
   return {out, width};
 }
 
+// Tokens [from, from + n) of one head where they lie; those of two tensors in a copy.
+inline PanelRows rows_of(const Heads<float>& x, int64_t b, int64_t h, int64_t from, int64_t n,
+                         int64_t d, float* copy) {
+  if (from >= x.split || from + n <= x.split) return {x.row(b, from, h), x.stride(from)};
+  for (int64_t i = 0; i < n; ++i) std::copy_n(x.row(b, from + i, h), d, copy + i * d);
+  return {copy, d};
+}
+
 // A span of scratch memory handed out piece by piece.
 struct AttentionScratch {
   Tensor memory;

@@ -18,10 +18,10 @@ __global__ void __launch_bounds__(kDeltaThreads)
   int64_t row = static_cast<int64_t>(blockIdx.x) * (kDeltaThreads / kWarp) + threadIdx.x / kWarp;
   const int64_t step = static_cast<int64_t>(gridDim.x) * (kDeltaThreads / kWarp);
   for (; row < rows; row += step) {  // rows [B, H, Tq]
-    const int64_t i = row % f.s.tq, other = row / f.s.tq;
-    const int head = static_cast<int>(other % f.s.heads);
-    const T* out = f.out.head(static_cast<int>(other / f.s.heads), head) + i * f.out.t;
-    const T* dout = f.dout.head(static_cast<int>(other / f.s.heads), head) + i * f.dout.t;
+    const int64_t other = row / f.s.tq;
+    const int i = static_cast<int>(row % f.s.tq), head = static_cast<int>(other % f.s.heads);
+    const int b = static_cast<int>(other / f.s.heads);
+    const T *out = f.out.row(b, head, i), *dout = f.dout.row(b, head, i);
     float sum = 0;
     if (f.out.packed && f.dout.packed) {
       constexpr int N = kPack<T>;
@@ -59,50 +59,59 @@ AttentionSizes sizes_of(const char* function, const AttentionShape& s, const Att
           s.key_mask};
 }
 
+// Every tensor of every operand lies where the first does.
+template <class... Rest>
+void check_one_device(const char* function, const Tokens& first, const Rest&... rest) {
+  (check_same_device(function, first.first, rest.first, rest.second), ...);
+}
+
 }  // namespace
 
-void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+void attention(const Tokens& q, const Tokens& k, const Tokens& v, const Tokens& out,
                const Tensor& lse, const AttentionArgs& args) {
   const char* name = "attention";
   const AttentionShape s = check_attention(name, q, k, v, out, lse, DType::f32, args);
-  check_same_device(name, q, k, v, out, lse, args.key_lengths, args.key_mask);
+  check_one_device(name, q, q, k, v, out);
+  check_same_device(name, q.first, lse, args.key_lengths, args.key_mask);
   const AttentionSizes sizes = sizes_of(name, s, args);
-  visit_dtype_gpu(q.dtype(), name, [&](auto type) {
+  visit_dtype_gpu(q.first.dtype(), name, [&](auto type) {
     using T = decltype(type);
     if (s.batch * s.heads * s.tq == 0) return;
-    attention_forward({sizes, head_rows<const T>(q), head_rows<const T>(k), head_rows<const T>(v),
-                       head_rows<T>(out), pointer<float>(lse)},
-                      s.batch, q.device());
+    attention_forward({sizes, token_rows<const T>(q), token_rows<const T>(k),
+                       token_rows<const T>(v), token_rows<T>(out), pointer<float>(lse)},
+                      s.batch, q.first.device());
   });
 }
 
-void attention_backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
-                        const Tensor& lse, const Tensor& dout, const Tensor& dq, const Tensor& dk,
-                        const Tensor& dv, const AttentionArgs& args) {
+void attention_backward(const Tokens& q, const Tokens& k, const Tokens& v, const Tokens& out,
+                        const Tensor& lse, const Tokens& dout, const Tokens& dq, const Tokens& dk,
+                        const Tokens& dv, const AttentionArgs& args) {
   const char* name = "attention_backward";
   const AttentionShape s = check_attention(name, q, k, v, out, lse, DType::f32, args);
-  check_attention_gradients(name, q, k, dout, dq, dk, dv);
-  check_same_device(name, q, k, v, out, lse, dout, dq, dk, dv, args.key_lengths, args.key_mask);
+  check_attention_gradients(name, s, q, k, dout, dq, dk, dv);
+  check_one_device(name, q, q, k, v, out, dout, dq, dk, dv);
+  check_same_device(name, q.first, lse, args.key_lengths, args.key_mask);
   const AttentionSizes sizes = sizes_of(name, s, args);
-  visit_dtype_gpu(q.dtype(), name, [&](auto type) {
+  visit_dtype_gpu(q.first.dtype(), name, [&](auto type) {
     using T = decltype(type);
     const int64_t rows = s.batch * s.heads * s.tq;
-    const Tensor statistics = Tensor::empty({2, rows}, DType::f32, q.device());
+    const Tensor statistics = Tensor::empty({2, rows}, DType::f32, q.first.device());
     const AttentionBackwardOperands<T> f{sizes,
-                                         head_rows<const T>(q),
-                                         head_rows<const T>(k),
-                                         head_rows<const T>(v),
-                                         head_rows<const T>(out),
-                                         head_rows<const T>(dout),
-                                         head_rows<T>(dq),
-                                         head_rows<T>(dk),
-                                         head_rows<T>(dv),
+                                         token_rows<const T>(q),
+                                         token_rows<const T>(k),
+                                         token_rows<const T>(v),
+                                         token_rows<const T>(out),
+                                         token_rows<const T>(dout),
+                                         token_rows<T>(dq),
+                                         token_rows<T>(dk),
+                                         token_rows<T>(dv),
                                          pointer<float>(lse),
                                          pointer<float>(statistics),
                                          pointer<float>(statistics) + rows};
-    launch({"attention_delta", blocks_for(rows, kDeltaThreads / kWarp), kDeltaThreads, q.device()},
+    launch({"attention_delta", blocks_for(rows, kDeltaThreads / kWarp), kDeltaThreads,
+            q.first.device()},
            attention_delta_kernel<T>, f, rows);
-    attention_gradients(f, s.batch, q.device());
+    attention_gradients(f, s.batch, q.first.device());
   });
 }
 

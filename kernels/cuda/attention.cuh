@@ -8,6 +8,8 @@
 
 #include "kernels/cuda/common.cuh"
 
+#include <limits>
+
 #include "kernels/attention_checks.h"
 #include "kernels/cuda/map.cuh"
 
@@ -40,29 +42,44 @@ struct AttentionSizes {
   }
 };
 
-// Rows of one [B, T, H, D] operand, D contiguous.
+// Rows of one [B, T, H, D] tensor, D contiguous. Without padding, which g++ 12 clears wrongly in
+// arrays of a struct.
 template <class T>
 struct HeadRows {
   T* data;
   int64_t b, t, h;
+
+  __device__ T* row(int batch, int head, int i) const {
+    return data + batch * b + head * h + i * t;
+  }
+};
+
+// Rows of one operand, in one tensor or two: row `split` is the first of the second, if there is
+// one, and else beyond all rows.
+template <class T>
+struct TokenRows {
+  HeadRows<T> part[2];
+  int split;
   bool packed;  // every row starts on 16 bytes and is a multiple of them
 
-  __device__ T* head(int batch, int head) const { return data + batch * b + head * h; }
+  __device__ T* row(int batch, int head, int i) const {
+    return i < split ? part[0].row(batch, head, i) : part[1].row(batch, head, i - split);
+  }
 };
 
 template <class T>
 struct AttentionForwardOperands {
   AttentionSizes s;
-  HeadRows<const T> q, k, v;
-  HeadRows<T> out;
+  TokenRows<const T> q, k, v;
+  TokenRows<T> out;
   float* lse;  // [B, H, Tq]
 };
 
 template <class T>
 struct AttentionBackwardOperands {
   AttentionSizes s;
-  HeadRows<const T> q, k, v, out, dout;
-  HeadRows<T> dq, dk, dv;
+  TokenRows<const T> q, k, v, out, dout;
+  TokenRows<T> dq, dk, dv;
   const float* lse;
   float *lse2, *delta;  // [B, H, Tq]: lse / ln 2; sum of dout * out
 };
@@ -143,12 +160,26 @@ __device__ __forceinline__ AttentionWalk attention_walk(const AttentionSizes& si
 
 template <class T>
 HeadRows<T> head_rows(const Tensor& x) {
-  HeadRows<T> rows{pointer<T>(x), x.strides()[0], x.strides()[1], x.strides()[2], false};
-  rows.packed = is_aligned(rows.data) && x.dim(3) % kPack<T> == 0;
-  for (int i = 0; i < 3; ++i) {
-    rows.packed = rows.packed && (x.dim(i) <= 1 || x.strides()[i] % kPack<T> == 0);
+  return {pointer<T>(x), x.strides()[0], x.strides()[1], x.strides()[2]};
+}
+template <class T>
+bool packed_rows(const Tensor& x) {
+  bool packed = is_aligned(pointer<T>(x)) && x.dim(3) % kPack<T> == 0;
+  for (int i = 0; i < 3; ++i) packed &= x.dim(i) <= 1 || x.strides()[i] % kPack<T> == 0;
+  return packed;
+}
+// A tensor without rows is none.
+template <class T>
+TokenRows<T> token_rows(const Tokens& x) {
+  if (x.second && x.first.dim(1) == 0) return token_rows<T>(x.second);
+  const HeadRows<T> first = head_rows<T>(x.first);
+  const bool packed = packed_rows<T>(x.first);
+  if (!x.second || x.second.dim(1) == 0) {
+    return {{first, {}}, std::numeric_limits<int>::max(), packed};
   }
-  return rows;
+  return {{first, head_rows<T>(x.second)},
+          static_cast<int>(x.first.dim(1)),
+          packed && packed_rows<T>(x.second)};
 }
 
 // Blocks of tiles of `rows` of n rows of every head.

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 2 : 1)
   const int seen = size.keys_until(keys, min(first + Tile::kRows, size.tq) - 1);
   const int tiles = (seen + Tile::kKeys - 1) / Tile::kKeys;
 
-  load_tile<DP, Tile::kRows>(shared, f.q, f.q.head(block.b, block.head), first, size.d,
+  load_tile<DP, Tile::kRows>(shared, f.q, block.b, block.head, first, size.d,
                              [&](int i) { return i < size.tq; });
   if (tiles > 0) load_keys(0);
   ptx::cp_async_commit();
@@ -140,8 +140,7 @@ __global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 2 : 1)
     put_rows<DP>(shared, row + m * 16, acc[m], factor[0], factor[1]);
   }
   __syncwarp();
-  store_rows<DP, 16 * kM, DP>(shared, row, f.out, f.out.head(block.b, block.head), first, size.tq,
-                              size.d);
+  store_rows<DP, 16 * kM, DP>(shared, row, f.out, block.b, block.head, first, size.tq, size.d);
 }
 
 }  // namespace

@@ -142,11 +142,12 @@ __global__ void __launch_bounds__(kMmaThreads)
   const uint64_t visible = kKeys ? visible_keys(mask, first, keys) : ~uint64_t{0};
   const int r = row + threadIdx.x % kWarp / 4;
   const float upper = visible >> r & 1 ? 1 : 0, lower = visible >> (r + 8) & 1 ? 1 : 0;
-  const auto put = [&](unsigned char* tile, const auto& x, float factor, const HeadRows<bf16>& to) {
+  const auto put = [&](unsigned char* tile, const auto& x, float factor,
+                       const TokenRows<bf16>& to) {
     put_rows<DP>(tile, row, x[0], upper * factor, lower * factor);
     __syncwarp();
-    store_rows<DP, 16, Tile::kColumns>(tile, row, to, to.head(block.b, block.head), first, end,
-                                       size.d, part * Tile::kColumns);
+    store_rows<DP, 16, Tile::kColumns>(tile, row, to, block.b, block.head, first, end, size.d,
+                                       part * Tile::kColumns);
   };
   put(shared, acc, size.scale, kKeys ? f.dk : f.dq);
   if constexpr (kKeys) put(shared + Tile::kRowBytes, acc_v, 1, f.dv);

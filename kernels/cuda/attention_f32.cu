@@ -76,14 +76,14 @@ __global__ void __launch_bounds__(kFmaThreads, 2)
   const int kv_head = block.head / (size.heads / size.kv_heads);
   const int keys = size.keys(block.b);
   const uint8_t* mask = size.mask_of(block.b);
-  const auto load = [&](float* to, const HeadRows<const float>& x, int tile) {
-    load_floats<DP, Tile::kKeys>(to, x, x.head(block.b, kv_head), tile * Tile::kKeys, size.d,
+  const auto load = [&](float* to, const TokenRows<const float>& x, int tile) {
+    load_floats<DP, Tile::kKeys>(to, x, block.b, kv_head, tile * Tile::kKeys, size.d,
                                  [&](int j) { return j < keys && (!mask || mask[j] != 0); });
   };
   const int seen = size.keys_until(keys, min(first + Tile::kRows, size.tq) - 1);
   const int tiles = (seen + Tile::kKeys - 1) / Tile::kKeys;
 
-  load_floats<DP, Tile::kRows>(q, f.q, f.q.head(block.b, block.head), first, size.d,
+  load_floats<DP, Tile::kRows>(q, f.q, block.b, block.head, first, size.d,
                                [&](int i) { return i < size.tq; });
   if (tiles > 0) load(k, f.k, 0);
   ptx::cp_async_commit();
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kFmaThreads, 2)
           total == 0 ? -INFINITY : fmaf(top[r], kLn2, logf(total));
     }
   }
-  store_floats<DP>(acc, factor, f.out, f.out.head(block.b, block.head), first, size.tq, size.d);
+  store_floats<DP>(acc, factor, f.out, block.b, block.head, first, size.tq, size.d);
   ptx::cp_async_wait<0>();
 }
 

@@ -60,12 +60,11 @@ __global__ void __launch_bounds__(kFmaThreads, 2)
   const auto valid_key = [&](int j) { return j < keys && (!mask || mask[j] != 0); };
   const auto valid_query = [&](int i) { return i < size.tq; };
   if constexpr (kKeys) {
-    load_floats<DP, Tile::kRows>(own0, f.k, f.k.head(b, walk.kv_head), first, size.d, valid_key);
-    load_floats<DP, Tile::kRows>(own1, f.v, f.v.head(b, walk.kv_head), first, size.d, valid_key);
+    load_floats<DP, Tile::kRows>(own0, f.k, b, walk.kv_head, first, size.d, valid_key);
+    load_floats<DP, Tile::kRows>(own1, f.v, b, walk.kv_head, first, size.d, valid_key);
   } else {
-    load_floats<DP, Tile::kRows>(own0, f.q, f.q.head(b, walk.head), first, size.d, valid_query);
-    load_floats<DP, Tile::kRows>(own1, f.dout, f.dout.head(b, walk.head), first, size.d,
-                                 valid_query);
+    load_floats<DP, Tile::kRows>(own0, f.q, b, walk.head, first, size.d, valid_query);
+    load_floats<DP, Tile::kRows>(own1, f.dout, b, walk.head, first, size.d, valid_query);
   }
   ptx::cp_async_commit();
 
@@ -75,14 +74,11 @@ __global__ void __launch_bounds__(kFmaThreads, 2)
     const int from = (walk.skip + step % walk.tiles) * Tile::kOther;
     __syncthreads();  // nobody reads the tiles before
     if constexpr (kKeys) {
-      load_floats<DP, Tile::kOther>(other0, f.q, f.q.head(b, head), from, size.d, valid_query);
-      load_floats<DP, Tile::kOther>(other1, f.dout, f.dout.head(b, head), from, size.d,
-                                    valid_query);
+      load_floats<DP, Tile::kOther>(other0, f.q, b, head, from, size.d, valid_query);
+      load_floats<DP, Tile::kOther>(other1, f.dout, b, head, from, size.d, valid_query);
     } else {
-      load_floats<DP, Tile::kOther>(other0, f.k, f.k.head(b, walk.kv_head), from, size.d,
-                                    valid_key);
-      load_floats<DP, Tile::kOther>(other1, f.v, f.v.head(b, walk.kv_head), from, size.d,
-                                    valid_key);
+      load_floats<DP, Tile::kOther>(other0, f.k, b, walk.kv_head, from, size.d, valid_key);
+      load_floats<DP, Tile::kOther>(other1, f.v, b, walk.kv_head, from, size.d, valid_key);
     }
     ptx::cp_async_commit();
     ptx::cp_async_wait<0>();
@@ -107,10 +103,10 @@ __global__ void __launch_bounds__(kFmaThreads, 2)
     factor_v[r] = visible >> (threadIdx.x / kFmaSide + r * kFmaSide) & 1 ? 1 : 0;
     factor[r] = factor_v[r] * size.scale;
   }
-  const HeadRows<float>& to = kKeys ? f.dk : f.dq;
-  store_floats<DP>(acc, factor, to, to.head(b, block.head), first, end, size.d);
+  const TokenRows<float>& to = kKeys ? f.dk : f.dq;
+  store_floats<DP>(acc, factor, to, b, block.head, first, end, size.d);
   if constexpr (kKeys) {
-    store_floats<DP>(acc_v, factor_v, f.dv, f.dv.head(b, block.head), first, end, size.d);
+    store_floats<DP>(acc_v, factor_v, f.dv, b, block.head, first, end, size.d);
   }
 }
 

@@ -22,8 +22,8 @@ constexpr int kScoreRow = kColumns % 32 == 0 ? kColumns + 16 : kColumns;
 // Rows [first, first + kRows) of a head by cp.async in the open group; zeros where valid(row) is
 // false: what is hidden may hold anything.
 template <int DP, int kRows, class Valid>
-__device__ __forceinline__ void load_floats(float* tile, const HeadRows<const float>& x,
-                                            const float* head, int first, int d, Valid valid) {
+__device__ __forceinline__ void load_floats(float* tile, const TokenRows<const float>& x, int b,
+                                            int head, int first, int d, Valid valid) {
   const auto load = [&]<int N>(std::integral_constant<int, N>) {
     constexpr int kPacks = DP / N, kStep = kFmaThreads / kPacks > 0 ? kFmaThreads / kPacks : 1;
     const int c = threadIdx.x % kPacks * N;
@@ -31,8 +31,8 @@ __device__ __forceinline__ void load_floats(float* tile, const HeadRows<const fl
 #pragma unroll 1
     for (int r = threadIdx.x / kPacks; r < kRows; r += kStep) {
       const bool inside = used && valid(first + r);
-      ptx::cp_async<N * 4>(tile + r * kFmaRow<DP> + c, inside ? head + (first + r) * x.t + c : head,
-                           inside);
+      ptx::cp_async<N * 4>(tile + r * kFmaRow<DP> + c,
+                           inside ? x.row(b, head, first + r) + c : x.part[0].data, inside);
     }
   };
   if (x.packed) {
@@ -114,8 +114,8 @@ __device__ __forceinline__ void add_rows(Pack<float, 4> (&acc)[kR][DP / 64], con
 // acc[r] times factor[r], zeros where that is 0, to rows first + y + 16 r of a head, below `end`.
 template <int DP, int kR>
 __device__ __forceinline__ void store_floats(const Pack<float, 4> (&acc)[kR][DP / 64],
-                                             const float (&factor)[kR], const HeadRows<float>& x,
-                                             float* head, int first, int end, int d) {
+                                             const float (&factor)[kR], const TokenRows<float>& x,
+                                             int b, int head, int first, int end, int d) {
 #pragma unroll
   for (int r = 0; r < kR; ++r) {
     const int row = first + static_cast<int>(threadIdx.x) / kFmaSide + r * kFmaSide;
@@ -123,7 +123,7 @@ __device__ __forceinline__ void store_floats(const Pack<float, 4> (&acc)[kR][DP 
 #pragma unroll
     for (int c = 0; c < DP / 64; ++c) {
       const int column = threadIdx.x % kFmaSide * 4 + c * 64;
-      float* to = head + row * x.t + column;
+      float* to = x.row(b, head, row) + column;
       Pack<float, 4> y = acc[r][c];
 #pragma unroll
       for (int j = 0; j < 4; ++j) y.v[j] = factor[r] == 0 ? 0 : y.v[j] * factor[r];

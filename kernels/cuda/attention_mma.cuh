@@ -20,37 +20,43 @@ __device__ __forceinline__ int chunk_at(int row, int chunk) {
 // Rows [first, first + kRows) of a head into a tile; zeros where valid(row) is false: what is
 // hidden may hold anything. Packed rows come by cp.async, in the open group; others at once.
 template <int DP, int kRows, class Valid>
-__device__ __forceinline__ void load_tile(unsigned char* tile, const HeadRows<const bf16>& x,
-                                          const bf16* head, int first, int d, Valid valid) {
+__device__ __forceinline__ void load_tile(unsigned char* tile, const TokenRows<const bf16>& x,
+                                          int b, int head, int first, int d, Valid valid) {
   constexpr int kChunks = DP / 8, kStep = kMmaThreads / kChunks;
   const int chunk = threadIdx.x % kChunks;
   const bool used = chunk * 8 < d;
   int row = threadIdx.x / kChunks;
-  const bf16* src = head + (first + row) * x.t + chunk * 8;
+#pragma unroll 1
+  for (int part = first < x.split ? 0 : 1; row < kRows; ++part) {
+    const int begin = part == 0 ? first : first - x.split;
+    const int end = part == 0 ? min(x.split - first, kRows) : kRows;
+    const HeadRows<const bf16>& rows = x.part[part];
+    const bf16* src = rows.row(b, head, begin + row) + chunk * 8;
 #pragma unroll 1  // copies wait for nothing; unrolled, they cost registers that the products need
-  for (int i = 0; i < kRows / kStep; ++i, row += kStep, src += kStep * x.t) {
-    const bool inside = used && valid(first + row);
-    unsigned char* dst = tile + chunk_at<DP>(row, chunk);
-    if (x.packed) {
-      ptx::cp_async<16>(dst, inside ? src : head, inside);
-    } else {
-      Pack<bf16, 8> values;
+    for (; row < end; row += kStep, src += kStep * rows.t) {
+      const bool inside = used && valid(first + row);
+      unsigned char* dst = tile + chunk_at<DP>(row, chunk);
+      if (x.packed) {
+        ptx::cp_async<16>(dst, inside ? src : rows.data, inside);
+      } else {
+        Pack<bf16, 8> values;
 #pragma unroll
-      for (int k = 0; k < 8; ++k) {
-        values.v[k] = inside && chunk * 8 + k < d ? src[k] : from_f32<bf16>(0);
+        for (int k = 0; k < 8; ++k) {
+          values.v[k] = inside && chunk * 8 + k < d ? src[k] : from_f32<bf16>(0);
+        }
+        store_pack<8>(reinterpret_cast<bf16*>(dst), values);
       }
-      store_pack<8>(reinterpret_cast<bf16*>(dst), values);
     }
   }
 }
 
 // The same rows of two operands, one tile after the other.
 template <int DP, int kRows, class Valid>
-__device__ __forceinline__ void load_pair(unsigned char* tiles, const HeadRows<const bf16>& x,
-                                          const HeadRows<const bf16>& y, int b, int head, int first,
-                                          int d, Valid valid) {
-  load_tile<DP, kRows>(tiles, x, x.head(b, head), first, d, valid);
-  load_tile<DP, kRows>(tiles + kRows * DP * 2, y, y.head(b, head), first, d, valid);
+__device__ __forceinline__ void load_pair(unsigned char* tiles, const TokenRows<const bf16>& x,
+                                          const TokenRows<const bf16>& y, int b, int head,
+                                          int first, int d, Valid valid) {
+  load_tile<DP, kRows>(tiles, x, b, head, first, d, valid);
+  load_tile<DP, kRows>(tiles + kRows * DP * 2, y, b, head, first, d, valid);
 }
 
 // s[m][n] += rows [row + 16 m, ..) of tile a times rows [8 n, ..) of tile b, over all columns.
@@ -147,14 +153,14 @@ __device__ __forceinline__ void put_rows(unsigned char* tile, int row, const flo
 // below `end`; the tile's columns are the head's from `column` on.
 template <int DP, int kRows, int kColumns>
 __device__ __forceinline__ void store_rows(const unsigned char* tile, int row,
-                                           const HeadRows<bf16>& x, bf16* head, int first, int end,
-                                           int d, int column = 0) {
+                                           const TokenRows<bf16>& x, int b, int head, int first,
+                                           int end, int d, int column = 0) {
   constexpr int kChunks = kColumns / 8;
   for (int i = threadIdx.x % kWarp; i < kRows * kChunks; i += kWarp) {
     const int r = row + i / kChunks, chunk = i % kChunks, c = column + chunk * 8;
     if (first + r >= end || c >= d) continue;
     const auto* src = reinterpret_cast<const bf16*>(tile + chunk_at<DP>(r, chunk));
-    bf16* dst = head + (first + r) * x.t + c;
+    bf16* dst = x.row(b, head, first + r) + c;
     if (x.packed) {
       store_pack<8>(dst, load_pack<8>(src));
     } else {

@@ -6,10 +6,10 @@
 // takes P from registers. Within a warpgroup the softmax of a tile runs under P V of the tile
 // before; named barriers let the two issue their products in turn, so that one's softmax runs under
 // the other's products. Shared memory 144 KiB at D = 64 (4 tiles of K and of V), 160 KiB at 128 (2
-// of each); one block a multiprocessor. Limiter: exponentials at D = 64, wgmma at 128. A second
-// segment of keys (text beside image tokens) would be more tiles of the same walk, from another
-// pair of tensor maps: only the producer and the bound of the last tile would know. Sources: PTX
+// of each); one block a multiprocessor. Limiter: exponentials at D = 64, wgmma at 128. Sources: PTX
 // ISA, wgmma and mbarrier; FlashAttention-3 (arXiv 2407.08608) for the schedule.
+#include <optional>
+
 #include "kernels/cuda/attention_sm90.cuh"
 
 namespace parlo::cuda {
@@ -18,17 +18,17 @@ namespace {
 // The producer: tiles of K and V, as the consumers free their places.
 template <int D>
 __device__ __forceinline__ void feed(unsigned char* q, HopperBarriers<D>& bars,
-                                     const TensorMap* map_k, const TensorMap* map_v, int tiles,
-                                     int head, int b) {
+                                     const TensorMapPair& map_k, const TensorMapPair& map_v,
+                                     const TokenTiles& keys, int tiles, int head, int b) {
   using Tile = HopperTile<D>;
   unsigned char *const k = q + Tile::kBytes, *const v = k + Tile::kStages * Tile::kBytes;
   for (int tile = 0; tile < tiles; ++tile) {
     const int place = tile % Tile::kStages, parity = (tile / Tile::kStages & 1) ^ 1;
-    const int first = tile * Tile::kKeys, at = place * Tile::kBytes;
+    const int part = keys.part(tile), first = keys.row(tile), at = place * Tile::kBytes;
     ptx::mbar_wait(&bars.k.empty[place], parity);
-    load_parts<D>(k + at, map_k, &bars.k.full[place], first, head, b);
+    load_parts<D>(k + at, map_k.of(part), &bars.k.full[place], first, head, b);
     ptx::mbar_wait(&bars.v.empty[place], parity);
-    load_parts<D>(v + at, map_v, &bars.v.full[place], first, head, b);
+    load_parts<D>(v + at, map_v.of(part), &bars.v.full[place], first, head, b);
   }
 }
 
@@ -36,7 +36,7 @@ __device__ __forceinline__ void feed(unsigned char* q, HopperBarriers<D>& bars,
 template <int D>
 __device__ __forceinline__ void consume(float (&o)[D / 2], HopperSoftmax& softmax, uint32_t q,
                                         HopperBarriers<D>& bars, const AttentionSizes& size,
-                                        int tiles, int first, int group) {
+                                        const TokenTiles& keys, int tiles, int first, int group) {
   using Tile = HopperTile<D>;
   const uint32_t k = q + Tile::kBytes, v = k + Tile::kStages * Tile::kBytes;
   const uint32_t queries = q + group * (64 * 128);
@@ -50,9 +50,10 @@ __device__ __forceinline__ void consume(float (&o)[D / 2], HopperSoftmax& softma
   const auto wait_turn = [&] { ptx::bar_sync(1 + group, 2 * Tile::kGroup); };
   const auto give_turn = [&] { ptx::bar_arrive(2 - group, 2 * Tile::kGroup); };
   const auto hide = [&](float(&s)[64], int tile) {
-    const int j = tile * Tile::kKeys, end = j + Tile::kKeys, row = first + warp * 16 + lane / 4;
-    if (end <= size.tk && !(size.causal && end - 1 > first + size.shift())) return;
-    hide_columns(s, {size.keys_until(size.tk, row) - j, size.keys_until(size.tk, row + 8) - j});
+    const int j = keys.first(tile), end = j + Tile::kKeys, row = first + warp * 16 + lane / 4;
+    const int n = keys.end(tile);
+    if (end <= n && !(size.causal && end - 1 > first + size.shift())) return;
+    hide_columns(s, {size.keys_until(n, row) - j, size.keys_until(n, row + 8) - j});
   };
   float s[64];
   uint32_t p[8][4];
@@ -97,9 +98,9 @@ __device__ __forceinline__ void consume(float (&o)[D / 2], HopperSoftmax& softma
 template <int D>
 __global__ void __launch_bounds__(HopperTile<D>::kThreads, 1)
     attention_sm90_kernel(const AttentionForwardOperands<bf16> f,
-                          const __grid_constant__ TensorMap map_q,
-                          const __grid_constant__ TensorMap map_k,
-                          const __grid_constant__ TensorMap map_v) {
+                          const __grid_constant__ TensorMapPair map_q,
+                          const __grid_constant__ TensorMapPair map_k,
+                          const __grid_constant__ TensorMapPair map_v) {
 #if defined(PARLO_SIMT) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Tile = HopperTile<D>;
   SMEM_DYNAMIC(raw);
@@ -107,13 +108,14 @@ __global__ void __launch_bounds__(HopperTile<D>::kThreads, 1)
   HopperBarriers<D>& bars = bars_of_block[0];
   unsigned char* const q = raw + (1024 - ptx::smem_u32(raw) % 1024) % 1024;
   const AttentionSizes& size = f.s;
-  const int tiles_q = (size.tq + Tile::kRows - 1) / Tile::kRows;
+  const auto queries = TokenTiles::of(f.q, size.tq), keys = TokenTiles::of(f.k, size.tk);
+  const int tiles_q = queries.until(size.tq);
   const AttentionBlock block = attention_block(tiles_q, size.heads);
   // The last queries see most keys: their blocks start first.
-  const int first = (tiles_q - 1 - block.tile) * Tile::kRows;
+  const int tile_q = tiles_q - 1 - block.tile, first = queries.first(tile_q);
+  const int end = min(first + Tile::kRows, queries.end(tile_q));
   const int kv_head = block.head / (size.heads / size.kv_heads);
-  const int seen = size.keys_until(size.tk, min(first + Tile::kRows, size.tq) - 1);
-  const int tiles = (seen + Tile::kKeys - 1) / Tile::kKeys;
+  const int tiles = keys.until(size.keys_until(size.tk, end - 1));
   const int group = static_cast<int>(threadIdx.x) / Tile::kGroup - 1;  // -1: the producer
   if (threadIdx.x == 0) {
     ptx::mbar_init(&bars.queries, 1);
@@ -129,8 +131,9 @@ __global__ void __launch_bounds__(HopperTile<D>::kThreads, 1)
   if (group < 0) {
     ptx::setmaxnreg_dec<24>();
     if (threadIdx.x == 0) {
-      load_parts<D>(q, &map_q, &bars.queries, first, block.head, block.b);
-      feed<D>(q, bars, &map_k, &map_v, tiles, kv_head, block.b);
+      load_parts<D>(q, map_q.of(queries.part(tile_q)), &bars.queries, queries.row(tile_q),
+                    block.head, block.b);
+      feed<D>(q, bars, map_k, map_v, keys, tiles, kv_head, block.b);
     }
     return;
   }
@@ -142,24 +145,22 @@ __global__ void __launch_bounds__(HopperTile<D>::kThreads, 1)
   ptx::mbar_wait(&bars.queries, 0);
   if (tiles > 0) {
     if (group == 1) ptx::bar_arrive(1, 2 * Tile::kGroup);  // the other goes first
-    consume<D>(o, softmax, ptx::smem_u32(q), bars, size, tiles, first + group * 64, group);
+    consume<D>(o, softmax, ptx::smem_u32(q), bars, size, keys, tiles, first + group * 64, group);
   }
   ptx::bar_sync(3 + group, Tile::kGroup);
-  finish<D>(o, softmax, q, f, block, first, group * 64 + threadIdx.x / kWarp % 4 * 16);
+  finish<D>(o, softmax, q, f, block, first, end, group * 64 + threadIdx.x / kWarp % 4 * 16);
 #endif
 }
 
-template <int D>
-bool launch_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
-  using Tile = HopperTile<D>;
-  const TensorMapArgs q = map_of(f.q, batch, f.s.tq, f.s.heads, D, Tile::kRows);
-  const TensorMapArgs k = map_of(f.k, batch, f.s.tk, f.s.kv_heads, D, Tile::kKeys);
-  const TensorMapArgs v = map_of(f.v, batch, f.s.tk, f.s.kv_heads, D, Tile::kKeys);
-  if (!fits_tensor_map(q) || !fits_tensor_map(k) || !fits_tensor_map(v)) return false;
-  launch({"attention_sm90", attention_blocks(f.s.tq, Tile::kRows, batch * f.s.heads),
-          Tile::kThreads, device, Tile::kShared},
-         attention_sm90_kernel<D>, f, tensor_map(q), tensor_map(k), tensor_map(v));
-  return true;
+// The tensors of one operand, or twice its only one; nothing where TMA cannot read them.
+std::optional<TensorMapPair> maps_of(const TokenRows<const bf16>& x, int64_t batch, int rows,
+                                     int64_t heads, int64_t d, uint32_t box) {
+  const TokenTiles tiles = TokenTiles::of(x, rows);
+  const TensorMapArgs first = map_of(x.part[0], batch, tiles.split, heads, d, box);
+  const TensorMapArgs second =
+      tiles.split < rows ? map_of(x.part[1], batch, rows - tiles.split, heads, d, box) : first;
+  if (!fits_tensor_map(first) || !fits_tensor_map(second)) return {};
+  return TensorMapPair{tensor_map(first), tensor_map(second)};
 }
 
 // False where the library was built without sm_90a: the kernel has a body, and so static shared
@@ -177,6 +178,20 @@ bool built_for_hopper(Device device) {
   }();
   return built;
 #endif
+}
+
+template <int D>
+bool launch_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
+  using Tile = HopperTile<D>;
+  const auto q = maps_of(f.q, batch, f.s.tq, f.s.heads, D, Tile::kRows);
+  const auto k = maps_of(f.k, batch, f.s.tk, f.s.kv_heads, D, Tile::kKeys);
+  const auto v = maps_of(f.v, batch, f.s.tk, f.s.kv_heads, D, Tile::kKeys);
+  if (!q || !k || !v) return false;
+  const int tiles = TokenTiles::of(f.q, f.s.tq).until(f.s.tq);
+  launch({"attention_sm90", attention_blocks(tiles, 1, batch * f.s.heads), Tile::kThreads, device,
+          Tile::kShared},
+         attention_sm90_kernel<D>, f, *q, *k, *v);
+  return true;
 }
 
 }  // namespace

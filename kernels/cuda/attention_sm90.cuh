@@ -16,6 +16,34 @@ struct HopperTile {
   static constexpr int kShared = (1 + 2 * kStages) * kBytes + 1024;  // and to align
 };
 
+// Tiles of 128 rows of an operand; each lies in one of its tensors, as a tensor map does.
+struct TokenTiles {
+  int split, rows;  // of the first tensor, of both
+
+  template <class T>
+  __host__ __device__ static TokenTiles of(const TokenRows<T>& x, int rows) {
+    return {x.split < rows ? x.split : rows, rows};
+  }
+  // Tiles that hold the first n rows.
+  __host__ __device__ int until(int n) const {
+    return n <= split ? (n + 127) / 128 : (split + 127) / 128 + (n - split + 127) / 128;
+  }
+  __device__ int part(int tile) const { return tile * 128 < split ? 0 : 1; }
+  // The first row of a tile, counted in its tensor and in both; the end of its tensor's rows.
+  __device__ int row(int tile) const {
+    return (part(tile) == 0 ? tile : tile - (split + 127) / 128) * 128;
+  }
+  __device__ int first(int tile) const { return row(tile) + (part(tile) == 0 ? 0 : split); }
+  __device__ int end(int tile) const { return part(tile) == 0 ? split : rows; }
+};
+
+// One for each tensor of an operand.
+struct TensorMapPair {
+  TensorMap first, second;
+
+  __device__ const TensorMap* of(int part) const { return part == 0 ? &first : &second; }
+};
+
 // Tiles of K or of V on their way from the producer to both consumers.
 template <int D>
 struct KeyRing {
@@ -119,8 +147,8 @@ __device__ __forceinline__ void scale_rows(float (&o)[D / 2], const float (&fact
 // reads any more.
 template <int D>
 __device__ __forceinline__ void store_sums(const float (&x)[D / 2], const float (&factor)[2],
-                                           unsigned char* tile, int row, const HeadRows<bf16>& to,
-                                           bf16* head, int first, int end, int d) {
+                                           unsigned char* tile, int row, const TokenRows<bf16>& to,
+                                           int b, int head, int first, int end, int d) {
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int i = 0; i < D / 2; i += 2) {
@@ -132,17 +160,17 @@ __device__ __forceinline__ void store_sums(const float (&x)[D / 2], const float 
   __syncwarp();
 #pragma unroll
   for (int part = 0; part < D / 64; ++part) {
-    store_rows<64, 16, 64>(tile + part * HopperTile<D>::kPartBytes, row, to, head, first, end, d,
+    store_rows<64, 16, 64>(tile + part * HopperTile<D>::kPartBytes, row, to, b, head, first, end, d,
                            part * 64);
   }
 }
 
-// o and lse of a warp's 16 rows, from `row` of the block's on. They pass through the warp's rows of
-// the query tile, which no product of the warpgroup reads any more.
+// o and lse of a warp's 16 rows, from `row` of the block's on, below `end`. They pass through the
+// warp's rows of the query tile, which no product of the warpgroup reads any more.
 template <int D>
 __device__ __forceinline__ void finish(float (&o)[D / 2], const HopperSoftmax& x, unsigned char* q,
                                        const AttentionForwardOperands<bf16>& f,
-                                       const AttentionBlock& block, int first, int row) {
+                                       const AttentionBlock& block, int first, int end, int row) {
   const AttentionSizes& size = f.s;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   float factor[2];
@@ -153,12 +181,12 @@ __device__ __forceinline__ void finish(float (&o)[D / 2], const HopperSoftmax& x
     sum += __shfl_xor_sync(kAllLanes, sum, 2);
     factor[h] = sum == 0 ? 0 : 1 / sum;  // no keys
     const int i = first + row + g + h * 8;
-    if (t == 0 && i < size.tq) {
+    if (t == 0 && i < end) {
       f.lse[(int64_t{block.b} * size.heads + block.head) * size.tq + i] =
           sum == 0 ? -INFINITY : fmaf(x.top[h], size.scale, logf(sum));
     }
   }
-  store_sums<D>(o, factor, q, row, f.out, f.out.head(block.b, block.head), first, size.tq, size.d);
+  store_sums<D>(o, factor, q, row, f.out, block.b, block.head, first, end, size.d);
 }
 
 // --- host ---

@@ -147,11 +147,11 @@ __global__ void __launch_bounds__(HopperBackwardTile<D, kKeys>::kThreads, 1)
   const float seen[2] = {mine & 1 ? 1.0f : 0.0f, mine >> 8 & 1 ? 1.0f : 0.0f};
   const float scale[2] = {seen[0] * size.scale, seen[1] * size.scale};
   const int row = group * 64 + rows.row;
-  const HeadRows<bf16>& to = kKeys ? f.dk : f.dq;
-  store_sums<D>(sum, scale, shared, row, to, to.head(block.b, block.head), first, end, size.d);
+  const TokenRows<bf16>& to = kKeys ? f.dk : f.dq;
+  store_sums<D>(sum, scale, shared, row, to, block.b, block.head, first, end, size.d);
   if constexpr (kKeys) {
-    store_sums<D>(sum_v, seen, shared + Tile::kRowBytes, row, f.dv, f.dv.head(block.b, block.head),
-                  first, end, size.d);
+    store_sums<D>(sum_v, seen, shared + Tile::kRowBytes, row, f.dv, block.b, block.head, first, end,
+                  size.d);
   }
 #endif
 }
@@ -170,11 +170,11 @@ void launch_backward(const AttentionBackwardOperands<bf16>& f, const TensorMapAr
 
 template <int D>
 bool launch_sm90_backward(const AttentionBackwardOperands<bf16>& f, int64_t batch, Device device) {
-  const auto queries = [&](const HeadRows<const bf16>& x, int rows) {
-    return map_of(x, batch, f.s.tq, f.s.heads, f.s.d, rows);
+  const auto queries = [&](const TokenRows<const bf16>& x, int rows) {
+    return map_of(x.part[0], batch, f.s.tq, f.s.heads, f.s.d, rows);
   };
-  const auto keys = [&](const HeadRows<const bf16>& x, int rows) {
-    return map_of(x, batch, f.s.tk, f.s.kv_heads, f.s.d, rows);
+  const auto keys = [&](const TokenRows<const bf16>& x, int rows) {
+    return map_of(x.part[0], batch, f.s.tk, f.s.kv_heads, f.s.d, rows);
   };
   using Keys = HopperBackwardTile<D, true>;
   using Queries = HopperBackwardTile<D, false>;
@@ -196,6 +196,11 @@ bool launch_sm90_backward(const AttentionBackwardOperands<bf16>& f, int64_t batc
 bool attention_gradients_sm90(const AttentionBackwardOperands<bf16>& f, int64_t batch,
                               Device device) {
   if (!runs_hopper_kernels(device) || f.s.d > 128) return false;
+  // Tokens in two tensors take the kernels that look up every row.
+  const bool whole = f.q.split >= f.s.tq && f.dout.split >= f.s.tq && f.dq.split >= f.s.tq &&
+                     f.k.split >= f.s.tk && f.v.split >= f.s.tk && f.dk.split >= f.s.tk &&
+                     f.dv.split >= f.s.tk;
+  if (!whole) return false;
   return f.s.d <= 64 ? launch_sm90_backward<64>(f, batch, device)
                      : launch_sm90_backward<128>(f, batch, device);
 }
