@@ -18,8 +18,9 @@ struct Heads {
     }
   };
   Part first, second;
-  int64_t split;  // tokens of the first
+  int64_t split = 0;  // tokens of the first
 
+  Heads() = default;  // an operand that is not there
   explicit Heads(const Tokens& x) : first(part_of(x.first)), split(x.first.dim(1)) {
     if (x.second) second = part_of(x.second);
   }

@@ -8,6 +8,11 @@
 namespace parlo::cuda {
 namespace {
 
+template <class T>
+DecodeRowsOf<T> decode_rows(const Tensor& x) {
+  return {pointer<T>(x), x.strides()[0], x.strides()[1], x.strides()[2], packed_rows<T>(x)};
+}
+
 constexpr int64_t kMaxHeadSize = 256;
 constexpr int kMergeThreads = 256;
 constexpr int kAppendThreads = 256;
@@ -16,7 +21,7 @@ constexpr int kAppendThreads = 256;
 // a row alone 1/256 of those of its keys and values in bf16, 1/16 for 16 rows that share them.
 template <class T>
 __global__ void __launch_bounds__(kMergeThreads)
-    decode_merge_kernel(const DecodeOperands<T> f, HeadRows<T> out) {
+    decode_merge_kernel(const DecodeOperands<T> f, DecodeRowsOf<T> out) {
   const int lane = threadIdx.x % kWarp;
   const int64_t row =
       static_cast<int64_t>(blockIdx.x) * (kMergeThreads / kWarp) + threadIdx.x / kWarp;
@@ -65,8 +70,8 @@ template <class T>
 struct Append {
   int64_t tokens, tq, heads, d, room;  // tokens: B Tq
   const int64_t* lengths;
-  HeadRows<const T> from[2];
-  HeadRows<T> to[2];
+  DecodeRowsOf<const T> from[2];
+  DecodeRowsOf<T> to[2];
 };
 
 template <int N, class T>
@@ -91,7 +96,7 @@ DecodeKeys<T> keys_of(const Tensor& k, const Tensor& v, const Tensor& lengths, i
   DecodeKeys<T> keys{};
   keys.own = own, keys.group = 1;
   if (!k) return keys;
-  keys.k = head_rows<const T>(k), keys.v = head_rows<const T>(v);
+  keys.k = decode_rows<const T>(k), keys.v = decode_rows<const T>(v);
   keys.lengths = pointer<const int64_t>(lengths);
   keys.room = static_cast<int>(k.dim(1)), keys.units = static_cast<int>(k.dim(0));
   keys.group = static_cast<int>(batch / k.dim(0));
@@ -121,8 +126,8 @@ void cache_append(const Tensor& k, const Tensor& v, const KvCache& cache) {
                       s.d,
                       s.room,
                       pointer<const int64_t>(cache.lengths),
-                      {head_rows<const T>(k), head_rows<const T>(v)},
-                      {head_rows<T>(cache.k), head_rows<T>(cache.v)}};
+                      {decode_rows<const T>(k), decode_rows<const T>(v)},
+                      {decode_rows<T>(cache.k), decode_rows<T>(cache.v)}};
     const bool packed = a.from[0].packed && a.from[1].packed && a.to[0].packed && a.to[1].packed;
     with_packing(packed, [&](auto p) {
       constexpr int N = p.value ? kPack<T> : 1;
@@ -152,7 +157,7 @@ void decode_attention(const Tensor& q, const KvCache& cache, double scale, const
     f.tq = static_cast<int>(s.tq), f.heads = static_cast<int>(s.heads);
     f.kv_heads = static_cast<int>(s.kv_heads), f.d = static_cast<int>(s.d);
     f.scale2 = static_cast<float>(scale) * kLog2e;
-    f.q = head_rows<const T>(q);
+    f.q = decode_rows<const T>(q);
     f.prefix = keys_of<T>(cache.prefix_k, cache.prefix_v, cache.prefix_lengths, s.batch, false);
     f.own = keys_of<T>(cache.k, cache.v, cache.lengths, s.batch, true);
     const int64_t pitch = ceil_div(s.d, 4) * 4;
@@ -164,7 +169,7 @@ void decode_attention(const Tensor& q, const KvCache& cache, double scale, const
     fill(f, q.device());
     launch({"decode_merge", static_cast<unsigned>(ceil_div(f.rows, kMergeThreads / kWarp)),
             kMergeThreads, q.device()},
-           decode_merge_kernel<T>, f, head_rows<T>(out));
+           decode_merge_kernel<T>, f, decode_rows<T>(out));
   });
 }
 

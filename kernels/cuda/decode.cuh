@@ -20,10 +20,20 @@ struct SoftmaxPart {
   float top, sum;
 };
 
+// Rows of a cache or of one operand, and whether they can be read 16 bytes an access.
+template <class T>
+struct DecodeRowsOf {
+  T* data;
+  int64_t b, t, h;
+  bool packed;
+
+  __device__ T* head(int batch, int head) const { return data + batch * b + head * h; }
+};
+
 // The prefixes, or the own keys of all sequences: `units` of them, each read by `group` sequences.
 template <class T>
 struct DecodeKeys {
-  HeadRows<const T> k, v;
+  DecodeRowsOf<const T> k, v;
   const int64_t* lengths;  // own: before the current tokens. Prefix: or null, all keys are used
   int room, units, group;
   bool own;
@@ -43,7 +53,7 @@ template <class T>
 struct DecodeOperands {
   int tq, heads, kv_heads, d;
   float scale2;  // scale / ln 2
-  HeadRows<const T> q;
+  DecodeRowsOf<const T> q;
   DecodeKeys<T> prefix, own;
   int64_t prefix_blocks;
   int64_t rows;        // B Tq H

@@ -1,6 +1,6 @@
 // Attention over tokens in two tensors on a GPU: against the CPU's in f64 on the same rounded
 // inputs, and with the bits of attention over their concatenation where tiles are cut the same.
-#include "tests/gpu_support.h"
+#include "tests/kernels/gpu_kernel_support.h"
 #include "tests/kernels/joint_attention.h"
 
 namespace parlo::test {
@@ -30,7 +30,11 @@ void check_joint(const JointSizes& s, JointMask mask, bool fused, DType dtype,
   check_close(got.dk, want.dk, 2 * tolerance(dtype));
   check_close(got.dv, want.dv, 2 * tolerance(dtype));
   if (!same_tiles) return;
-  CHECK(same_answer(got, p.run_concatenated(args, cuda::attention, cuda::attention_backward)));
+  const JointAnswer whole = p.run_concatenated(args, cuda::attention, cuda::attention_backward);
+  CHECK(same_gpu_bits(got.out, whole.out));
+  CHECK(same_gpu_bits(got.lse, whole.lse));
+  // In bf16 Hopper has a backward of its own for tokens in one tensor.
+  if (dtype == DType::f32) CHECK(same_answer(got, whole));
 }
 
 }  // namespace
