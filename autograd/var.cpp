@@ -17,7 +17,8 @@ struct Node {
   uint64_t order;  // creation order: a node's inputs always have smaller numbers
   std::vector<Var> inputs;
   Need need;  // as it was when the op ran
-  BackwardFn backward;
+  size_t results;
+  BackwardManyFn backward;
 
   ~Node();
 };
@@ -121,7 +122,16 @@ Var Var::detach() const {
 }
 
 Var record(const char* name, Tensor y, std::vector<Var> inputs, BackwardFn backward) {
-  Var out(std::move(y));
+  return record(name, std::vector<Tensor>{std::move(y)}, std::move(inputs),
+                [backward = std::move(backward)](std::span<const Tensor> dys, const Need& need) {
+                  return backward(dys[0], need);
+                })[0];
+}
+
+std::vector<Var> record(const char* name, const std::vector<Tensor>& ys, std::vector<Var> inputs,
+                        BackwardManyFn backward) {
+  std::vector<Var> out;
+  for (const Tensor& y : ys) out.emplace_back(y);
   if (!recording) return out;
   Need need;
   for (const Var& input : inputs) need.push_back(input.requires_grad());
@@ -131,9 +141,12 @@ Var record(const char* name, Tensor y, std::vector<Var> inputs, BackwardFn backw
   node->order = next_order.fetch_add(1, std::memory_order_relaxed);
   node->inputs = std::move(inputs);
   node->need = std::move(need);
+  node->results = ys.size();
   node->backward = std::move(backward);
-  out.state()->node = std::move(node);
-  out.state()->requires_grad = true;
+  for (size_t i = 0; i < out.size(); ++i) {
+    VarState& state = *out[i].state();
+    state.node = node, state.result = i, state.requires_grad = true;
+  }
   return out;
 }
 
@@ -163,7 +176,9 @@ class Sweep {
       accumulate_leaf(state, grad);
       return;
     }
-    accumulate(pending_[state.node.get()], grad);
+    std::vector<Pending>& pending = pending_[state.node.get()];
+    pending.resize(state.node->results);
+    accumulate(pending[state.result], grad);
     if (queued_.insert(state.node.get()).second) queue_.push(state.node);
   }
 
@@ -177,13 +192,16 @@ class Sweep {
 
  private:
   void step(Node& node) {
-    const Tensor dy = std::move(pending_[&node].grad);
+    std::vector<Tensor> dys;
+    for (const Pending& pending : pending_[&node]) {
+      dys.push_back(pending.grad ? pending.grad.contiguous() : Tensor());
+    }
     pending_.erase(&node);
     CHECK(node.backward, node.name, ": backward through a graph that was already released");
     current_ = &node;
     const std::vector<Tensor> grads = [&] {
       const TraceRange range(node.name);
-      return node.backward(dy.contiguous(), node.need);
+      return node.backward(dys, node.need);
     }();
     CHECK(grads.size() == node.inputs.size(), node.name, ": backward gave ", grads.size(),
           " gradients for ", node.inputs.size(), " inputs");
@@ -202,7 +220,7 @@ class Sweep {
   Sweep* outer_;
   const Node* current_ = nullptr;
   std::priority_queue<std::shared_ptr<Node>, std::vector<std::shared_ptr<Node>>, Later> queue_;
-  std::unordered_map<Node*, Pending> pending_;
+  std::unordered_map<Node*, std::vector<Pending>> pending_;
   std::unordered_set<Node*> queued_;
 };
 

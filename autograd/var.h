@@ -18,12 +18,16 @@ struct Node;
 // need[i]: input i wants a gradient; the others may stay undefined. A frozen weight costs no dW.
 using Need = std::vector<bool>;
 using BackwardFn = std::function<std::vector<Tensor>(const Tensor& dy, const Need& need)>;
+// Of an op with several results; the gradient of one that nothing used is undefined.
+using BackwardManyFn =
+    std::function<std::vector<Tensor>(std::span<const Tensor> dys, const Need& need)>;
 
 struct VarState {
   Tensor value;
   Tensor grad;  // leaves only; accumulates over backward calls
   bool requires_grad = false;
   std::shared_ptr<Node> node;  // null for leaves
+  size_t result = 0;           // which of the node's
   // Of an input while a checkpoint runs again: the Var outside that its gradients belong to.
   std::shared_ptr<VarState> stands_for;
 };
@@ -58,6 +62,8 @@ class Var {
 // Wraps y as the result of an op on inputs. `name` must outlive the graph (a literal). With NoGrad
 // or without an input that requires a gradient nothing is recorded.
 Var record(const char* name, Tensor y, std::vector<Var> inputs, BackwardFn backward);
+std::vector<Var> record(const char* name, const std::vector<Tensor>& ys, std::vector<Var> inputs,
+                        BackwardManyFn backward);
 
 // Accumulates gradients of sum(y * dy) into every leaf that required one when its op ran; dy
 // defaults to 1 for a single element. The graph is released on the way: a second call throws.

@@ -1,5 +1,6 @@
 // The graph itself: accumulation, release, NoGrad, checkpoints with the same bits, memory.
 #include <cstring>
+#include <tuple>
 
 #include "autograd/var.h"
 #include "tensor/allocator.h"
@@ -37,6 +38,33 @@ TEST_CASE("both inputs of an op may be one Var") {
   const Var h = affine(z, 2);
   backward(div(h, h));
   CHECK(z.grad().item() == 0);
+}
+
+// x -> x and 2 x as one op; `seen` has which gradients arrived.
+std::vector<Var> twin(const Var& x, std::vector<bool>& seen) {
+  return record("twin", std::vector<Tensor>{x.value(), affine(x, 2).value()}, {x},
+                [&seen](std::span<const Tensor> dys, const Need&) -> std::vector<Tensor> {
+                  seen = {dys[0].defined(), dys[1].defined()};
+                  if (!dys[1]) return {dys[0]};
+                  const Var twice = affine(Var(dys[1]), 2);
+                  return {dys[0] ? add(Var(dys[0]), twice).value() : twice.value()};
+                });
+}
+
+TEST_CASE("an op with several results is swept once, with the gradients of those that were used") {
+  std::vector<bool> seen;
+  for (const auto& [a, b, want] : {std::tuple{1, 0, 1}, {0, 1, 2}, {3, 1, 5}}) {
+    Var x(Tensor::from<double>({3}, {1}), true);
+    const std::vector<Var> y = twin(x, seen);
+    Var sum = a ? affine(y[0], a) : affine(y[1], b);
+    if (a && b) sum = add(sum, affine(y[1], b));
+    backward(sum);
+    CHECK(x.grad().item() == want);
+    CHECK((seen == std::vector<bool>{a != 0, b != 0}));
+    CHECK(contains(message_of([&] { backward(y[1]); }), "already released"));
+  }
+  NoGrad guard;
+  CHECK(!twin(Var(Tensor::from<double>({3}, {1}), true), seen)[1].requires_grad());
 }
 
 TEST_CASE("gradients accumulate over backward calls until they are zeroed") {
