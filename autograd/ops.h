@@ -97,6 +97,13 @@ Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias,
 
 // --- attention.cpp: q [B, Tq, H, D], k, v [B, Tk, Hkv, D] -> [B, Tq, H, D].
 Var attention(const Var& q, const Var& k, const Var& v, const AttentionArgs& args);
+// The same over tokens in two tensors, as if they followed each other on one axis: image and text
+// of a joint block. `second` may be undefined; the result is cut as q is, v as k is.
+struct TokenVars {
+  Var first, second;
+};
+TokenVars joint_attention(const TokenVars& q, const TokenVars& k, const TokenVars& v,
+                          const AttentionArgs& args);
 // x [B, T, H, D]; cos, sin [T, D/2].
 Var rope(const Var& x, const Tensor& cos, const Tensor& sin, RopeStyle style);
 // rms_norm over D and then rope, in one pass where the weight [D] is frozen; weight and angles may
