@@ -163,18 +163,16 @@ void Sd3Block::operator()(Var& x, Var& c, const Var& silu_temb) const {
   const QkvStream::Out a = image(modulate(x, m[0], m[1])), b = text(text_in);
   const AttentionArgs args{1.0 / std::sqrt(static_cast<double>(a.q.dim(3))), false, {}, {}};
   // The last block discards the text half of the result, so it never computes it.
-  const Var q = last ? a.q : joined(a.q, b.q);
-  const Var o = join_heads(attention(q, joined(a.k, b.k), joined(a.v, b.v), args));
-  const int64_t tokens = x.dim(1);
+  const TokenVars o = joint_attention({a.q, last ? Var() : b.q}, {a.k, b.k}, {a.v, b.v}, args);
   const Var block_input = x;
-  x = gate_residual(x, m[2], to_out(last ? o : slice(o, 1, 0, tokens)));
+  x = gate_residual(x, m[2], to_out(join_heads(o.first)));
   if (dual) {
     const QkvStream::Out s = second(modulate(block_input, m[6], m[7]));
     x = gate_residual(x, m[8], second_out(join_heads(attention(s.q, s.k, s.v, args))));
   }
   x = gate_residual(x, m[5], ff_out(ff_in(modulate(x, m[3], m[4]), Activation::gelu_tanh)));
   if (last) return;
-  c = gate_residual(c, n[2], to_add_out(slice(o, 1, tokens, o.dim(1))));
+  c = gate_residual(c, n[2], to_add_out(join_heads(o.second)));
   c = gate_residual(c, n[5],
                     ff_context_out(ff_context_in(modulate(c, n[3], n[4]), Activation::gelu_tanh)));
 }
