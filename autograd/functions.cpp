@@ -70,4 +70,27 @@ FlowLoss flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, 
   return r;
 }
 
+void cache_append(const Tensor& k, const Tensor& v, const KvCache& cache) {
+  DISPATCH(cache.k.device(), cache_append(unit_last_stride(k), unit_last_stride(v), cache));
+}
+
+Tensor decode_attention(const Tensor& q, const KvCache& cache, double scale) {
+  Tensor out = Tensor::empty(q.shape(), q.dtype(), q.device());
+  DISPATCH(q.device(), decode_attention(unit_last_stride(q), cache, scale, out));
+  return out;
+}
+
+Tensor skinny_linear(const Tensor& x, const Tensor& w, const LinearArgs& given) {
+  CHECK(x.rank() >= 1 && w.rank() == 2, "skinny_linear: x has shape ", x.shape(), " and w ",
+        w.shape(), ", expected (..., K) and (N, K)");
+  const Tensor rows = as_rows(x);
+  LinearArgs args = given;
+  if (args.residual) args.residual = as_rows(args.residual);
+  const Tensor y = Tensor::empty({rows.dim(0), w.dim(0)}, x.dtype(), x.device());
+  DISPATCH(x.device(), skinny_linear(rows, w.contiguous(), y, args));
+  Shape shape = x.shape();
+  shape[-1] = w.dim(0);
+  return y.view(shape);
+}
+
 }  // namespace parlo

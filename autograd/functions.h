@@ -1,10 +1,13 @@
 // Kernels for tensors that carry no gradient, for the folders above autograd/ (which do not include
-// kernels/): random draws, finiteness, the flow step, averages.
+// kernels/): random draws, finiteness, the flow step, averages, the decode step of a language
+// model.
 #pragma once
 
 #include <vector>
 
+#include "kernels/decode.h"
 #include "kernels/flow_step.h"
+#include "kernels/skinny.h"
 #include "tensor/philox.h"
 #include "tensor/tensor.h"
 
@@ -39,5 +42,14 @@ struct FlowLoss {
 FlowLoss flow_loss(const FlowCoefficients& c, const Tensor& x, const Tensor& v, const Tensor& next,
                    const Tensor& old_log_prob, const Tensor& advantage, const Tensor& v_ref,
                    const FlowLossArgs& args);
+
+// A decode step: kernels/decode.h and kernels/skinny.h. For every layer: q, k, v of the new tokens
+// by skinny_linear, cache_append, decode_attention; then the caller advances the lengths.
+// k, v [B, Tq, Hkv, D] behind each sequence's own tokens.
+void cache_append(const Tensor& k, const Tensor& v, const KvCache& cache);
+// q [B, Tq, H, D] -> [B, Tq, H, D]
+Tensor decode_attention(const Tensor& q, const KvCache& cache, double scale);
+// x [..., K], w [N, K] -> [..., N]
+Tensor skinny_linear(const Tensor& x, const Tensor& w, const LinearArgs& args = {});
 
 }  // namespace parlo
