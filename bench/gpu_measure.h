@@ -72,6 +72,7 @@ void add_gpu_benchmark(const std::string& name, std::function<void(benchmark::St
 void add_gpu_ceilings();
 void add_gpu_gemm();
 void add_gpu_attention();
+void add_gpu_decode();
 void add_gpu_norm();
 void add_gpu_elementwise();
 void add_gpu_logprob();

@@ -156,6 +156,7 @@ void add_gpu() {
   add_gpu_ceilings();
   add_gpu_gemm();
   add_gpu_attention();
+  add_gpu_decode();
   add_gpu_norm();
   add_gpu_elementwise();
   add_gpu_logprob();

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-FAMILIES = ("attention", "gemm", "norm", "elementwise", "log_prob", "vae")
+FAMILIES = ("attention", "decode", "gemm", "norm", "elementwise", "log_prob", "vae")
 
 
 def main() -> int:
