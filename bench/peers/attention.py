@@ -19,6 +19,36 @@ def forward(q, k, v, causal: bool):
     return out.transpose(1, 2)
 
 
+def joint(parts, causal: bool, text: int):
+    """Image and text tokens in tensors of their own: torch must join them and part the result."""
+    out = forward(*(torch.cat(pair, 1) for pair in parts), causal)
+    return out.split([out.shape[1] - text, text], 1)
+
+
+def add_joint(results, s, text: int, variant: str, which) -> None:
+    def build(grad: bool):
+        shapes_of = [(s["batch"], n, s["heads"], s["d"]) for n in (s["tokens"] - text, text)]
+        return [[normal(*shape, grad=grad) for shape in shapes_of] for _ in range(3)]
+
+    def run(parts):
+        with torch.no_grad(), sdpa_kernel(which):
+            return joint(parts, False, text)
+
+    def make_backward():
+        parts = build(True)
+        with sdpa_kernel(which):
+            outs = joint(parts, False, text)
+        return outs, [x for pair in parts for x in pair], [torch.randn_like(y) for y in outs]
+
+    def backward(o):
+        return torch.autograd.grad(o[0], o[1], o[2], retain_graph=True)
+
+    results.add(f"joint_attention_forward/{s['name']}", f"cat, sdpa {variant}, split",
+                lambda: build(False), run)
+    results.add(f"joint_attention_backward/{s['name']}", f"cat, sdpa {variant}, split",
+                make_backward, backward)
+
+
 def main() -> None:
     results = start("attention")
     for s in shapes("attention"):
@@ -49,6 +79,8 @@ def main() -> None:
             results.add(f"attention_forward/{name}", f"sdpa {variant}", make, run)
             results.add(f"attention_backward/{name}", f"sdpa {variant}", make_backward(which),
                         backward)
+            if text := s.get("text", 0):
+                add_joint(results, s, text, variant, which)
         # Whatever torch takes by itself under torch.compile.
         fast = compiled(forward)
 
