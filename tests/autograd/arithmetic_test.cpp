@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "tests/autograd/gradcheck.h"
+#include "tests/plain_activation.h"
 
 namespace parlo {
 namespace {
@@ -116,22 +117,6 @@ TEST_CASE("unary ops") {
       const Op op = [&c](std::span<const Var> in) { return unary(c.f, in[0]); };
       check_close(check_op(c.name, op, {x}), loop(x, c.plain));
     }
-}
-
-double plain_activation(Activation f, double x) {
-  switch (f) {
-    case Activation::none:
-      return x;
-    case Activation::gelu_tanh:
-      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case Activation::gelu_erf:
-      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-    case Activation::quick_gelu:
-      return x / (1 + std::exp(-1.702 * x));
-    case Activation::silu:
-      return x / (1 + std::exp(-x));
-  }
-  return 0;
 }
 
 TEST_CASE("activations") {

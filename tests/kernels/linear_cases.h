@@ -1,26 +1,10 @@
 // Cases of linear on the CPU and their reference, plain loops in f64.
 #pragma once
 
-#include "kernels/matmul.h"
+#include "tests/plain_activation.h"
 #include "tests/support.h"
 
 namespace parlo::test {
-
-inline double activate(Activation f, double x) {
-  switch (f) {
-    case Activation::none:
-      return x;
-    case Activation::gelu_tanh:
-      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case Activation::gelu_erf:
-      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-    case Activation::quick_gelu:
-      return x / (1 + std::exp(-1.702 * x));
-    case Activation::silu:
-      return x / (1 + std::exp(-x));
-  }
-  return x;
-}
 
 struct HostLinearCase {
   Tensor x, w, bias, residual, a, b;
@@ -62,7 +46,7 @@ inline HostLinearResult reference(const HostLinearCase& c) {
     double& v = y.data<double>()[i];
     if (c.bias) v += c.bias.to_vector()[i % y.dim(1)];
     r.pre.data<double>()[i] = v;
-    v = activate(c.activation, v);
+    v = plain_activation(c.activation, v);
     if (c.residual) v += c.residual.to(DType::f64).data<double>()[i];
   }
   return r;
