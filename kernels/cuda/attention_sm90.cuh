@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/hopper.h"
 
 namespace parlo::cuda {
 
@@ -190,9 +191,6 @@ __device__ __forceinline__ void finish(float (&o)[D / 2], const HopperSoftmax& x
 }
 
 // --- host ---
-
-// Whether the device is Hopper and the library was built for it.
-bool runs_hopper_kernels(Device device);
 
 // Rows of one operand as TMA reads them, in boxes of `rows` rows of a part of a tile.
 inline TensorMapArgs map_of(const HeadRows<const bf16>& x, int64_t batch, int64_t tokens,

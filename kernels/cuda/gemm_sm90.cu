@@ -15,6 +15,7 @@
 #include "kernels/cuda/gemm_sm90_epilogue.cuh"
 
 #include "kernels/cuda/gemm_sm90.h"
+#include "kernels/cuda/hopper.h"
 #include "kernels/cuda/map.cuh"
 #include "kernels/linear_rows.h"
 
@@ -55,23 +56,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     consume<Tile>(d, at, ptx::smem_u32(ring), bars, f, c.row, group);
     finish_tile(d, f, {c.row + group * 64 + warp * 16, c.column});
   }
-#endif
-}
-
-// False where the library was built without sm_90a: the kernel has a body, and so static shared
-// memory, only there.
-bool built_for_hopper(Device device) {
-#ifdef PARLO_SIMT
-  (void)device;
-  return true;
-#else
-  static const bool built = [&] {
-    (void)stream_of(device);  // makes the device current
-    cudaFuncAttributes attributes{};
-    CUDA_CHECK(cudaFuncGetAttributes(&attributes, gemm_sm90_kernel<HopperGemmTile<128, false> >));
-    return attributes.sharedSizeBytes > 0;
-  }();
-  return built;
 #endif
 }
 
@@ -136,8 +120,7 @@ bool takes_gate(const RowGate& gate) {
 }  // namespace
 
 bool takes_gemm_sm90(const HopperProduct& p) {
-  const Properties& gpu = properties(p.y.device());
-  if (gpu.major != 9 || gpu.minor != 0 || !built_for_hopper(p.y.device())) return false;
+  if (!runs_hopper_kernels(p.y.device())) return false;
   for (const Tensor* t : {&p.x, &p.w, &p.y}) {
     if (!takes_matrix(*t)) return false;
   }
