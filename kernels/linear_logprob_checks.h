@@ -26,6 +26,13 @@ inline void check_log_prob_operands(std::string_view name, const Tensor& x, cons
   check_operand(name, "targets", targets, DType::i64, x.dim(0));
 }
 
+inline void check_log_prob_results(std::string_view name, const Tensor& x, const Tensor& log_prob,
+                                   const Tensor& entropy, const Tensor& lse) {
+  check_output(name, "log_prob", log_prob, log_prob_dtype(x), x.dim(0));
+  check_output(name, "entropy", entropy, log_prob_dtype(x), x.dim(0));
+  check_output(name, "lse", lse, log_prob_dtype(x), x.dim(0));
+}
+
 inline void check_log_prob_grads(std::string_view name, const Tensor& x, const Tensor& w,
                                  const LinearLogProbGrads& grads) {
   const DType dtype = log_prob_dtype(x);

@@ -202,9 +202,7 @@ void linear_log_prob(const Tensor& x, const Tensor& w, const Tensor& targets,
                      const Tensor& lse) {
   const char* name = "linear_log_prob";
   check_log_prob_operands(name, x, w, targets, args);
-  check_output(name, "log_prob", log_prob, log_prob_dtype(x), x.dim(0));
-  check_output(name, "entropy", entropy, log_prob_dtype(x), x.dim(0));
-  check_output(name, "lse", lse, log_prob_dtype(x), x.dim(0));
+  check_log_prob_results(name, x, log_prob, entropy, lse);
   check_targets(name, targets, w.dim(0), args.ignore_index);
   visit_float(x.dtype(), name, [&](auto type) {
     using T = decltype(type);

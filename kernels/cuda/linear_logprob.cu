@@ -92,12 +92,10 @@ void linear_log_prob(const Tensor& x, const Tensor& w, const Tensor& targets,
                      const Tensor& lse) {
   const char* name = "linear_log_prob";
   check_log_prob_operands(name, x, w, targets, args);
-  const int64_t rows = x.dim(0), V = w.dim(0);
-  check_output(name, "log_prob", log_prob, DType::f32, rows);
-  check_output(name, "entropy", entropy, DType::f32, rows);
-  check_output(name, "lse", lse, DType::f32, rows);
-  check_same_device(name, x, w, targets, log_prob, entropy, lse);
   visit_dtype_gpu(x.dtype(), name, [](auto) {});
+  const int64_t rows = x.dim(0), V = w.dim(0);
+  check_log_prob_results(name, x, log_prob, entropy, lse);
+  check_same_device(name, x, w, targets, log_prob, entropy, lse);
   if (const auto bad = find_bad_index(targets, V, args.ignore_index)) {
     throw Error(concat(name, ": target ", bad->value, " of row ", bad->position, " is outside [0, ",
                        V, ")"));
