@@ -1,5 +1,5 @@
-// Log-probabilities and entropies of tokens under a linear head: one node whose value [2, T] holds
-// both, so that the backward makes the logits again once.
+// Log-probabilities and entropies of tokens under a linear head: two results of one node, so that
+// the backward makes the logits again once.
 #include "autograd/ops.h"
 #include "autograd/ops/shared.h"
 #include "kernels/dispatch.h"
@@ -14,16 +14,17 @@ struct LogProbSaved {
   LinearLogProbArgs args;
 };
 
-std::vector<Tensor> log_prob_backward(const LogProbSaved& s, DType w_dtype, const Tensor& dy,
+std::vector<Tensor> log_prob_backward(const LogProbSaved& s, std::span<const Tensor> dys,
                                       const Need& need) {
+  const auto rows = [](const Tensor& dy) { return dy ? dy.reshape({dy.numel()}) : dy; };
   LinearLogProbGrads grads;
-  const Tensor both = dy.contiguous();
-  grads.d_log_prob = both.select(0, 0), grads.d_entropy = both.select(0, 1);
+  grads.d_log_prob = rows(dys[0]), grads.d_entropy = rows(dys[1]);
   if (need[0]) grads.dx = Tensor::empty_like(s.x);
-  if (need[1]) grads.dw = Tensor::empty(s.w.shape(), dy.dtype(), dy.device());
-  DISPATCH(dy.device(),
+  if (need[1]) grads.dw = Tensor::empty(s.w.shape(), s.lse.dtype(), s.lse.device());
+  DISPATCH(s.x.device(),
            linear_log_prob_backward(s.x, s.w, s.targets, s.args, s.entropy, s.lse, grads));
-  return {need[0] ? grads.dx.view(s.x_shape) : Tensor(), need[1] ? grads.dw.to(w_dtype) : Tensor()};
+  return {need[0] ? grads.dx.view(s.x_shape) : Tensor(),
+          need[1] ? grads.dw.to(s.w.dtype()) : Tensor()};
 }
 
 }  // namespace
@@ -39,15 +40,15 @@ LogProbs linear_log_prob(const Var& x, const Var& w, const Tensor& targets,
   s.x = as_rows(x.value()), s.w = w.value().contiguous();
   const int64_t rows = s.x.dim(0);
   s.targets = targets.to(s.x.device()).reshape({rows});
-  const Tensor both = Tensor::empty({2, rows}, statistics_of(s.x), s.x.device());
-  s.entropy = both.select(0, 1), s.lse = Tensor::empty_like(s.entropy);
-  DISPATCH(s.x.device(),
-           linear_log_prob(s.x, s.w, s.targets, args, both.select(0, 0), s.entropy, s.lse));
-  const Var y = record("linear_log_prob", both, {x, w},
-                       [s, dtype = w.dtype()](const Tensor& dy, const Need& need) {
-                         return log_prob_backward(s, dtype, dy, need);
-                       });
-  return {reshape(slice(y, 0, 0, 1), shape), reshape(slice(y, 0, 1, 2), shape)};
+  const Tensor log_prob = Tensor::empty({rows}, statistics_of(s.x), s.x.device());
+  s.entropy = Tensor::empty_like(log_prob), s.lse = Tensor::empty_like(log_prob);
+  DISPATCH(s.x.device(), linear_log_prob(s.x, s.w, s.targets, args, log_prob, s.entropy, s.lse));
+  const std::vector<Var> y =
+      record("linear_log_prob", {log_prob.view(shape), s.entropy.view(shape)}, {x, w},
+             [s](std::span<const Tensor> dys, const Need& need) {
+               return log_prob_backward(s, dys, need);
+             });
+  return {y[0], y[1]};
 }
 
 }  // namespace parlo

@@ -86,4 +86,22 @@ TEST_CASE("linear_log_prob: heads in bf16, shapes that do not fit") {
                  "expected (T, K) and (V, K)"));
 }
 
+TEST_CASE("linear_log_prob of which one result is used") {
+  const Tensor x = normal64({5, 4}, 1), w = normal64({7, 4}, 2, 0.5), targets = targets_of({5}, 7);
+  const LinearLogProbArgs args{.temperature = 0.6, .ignore_index = -7};
+  const auto gradient = [&](double of_log_prob, double of_entropy, bool both) {
+    Var a(x, true), b(w, true);
+    const LogProbs y = linear_log_prob(a, b, targets, args);
+    Var used = affine(of_log_prob != 0 ? y.log_prob : y.entropy, of_log_prob + of_entropy);
+    if (both) used = add(affine(y.log_prob, of_log_prob), affine(y.entropy, of_entropy));
+    backward(sum(used));
+    return std::pair{a.grad(), b.grad()};
+  };
+  for (const auto& [p, h] : {std::pair{1.5, 0.0}, std::pair{0.0, -0.7}}) {
+    const auto alone = gradient(p, h, false), both = gradient(p, h, true);
+    check_close(alone.first, both.first);
+    check_close(alone.second, both.second);
+  }
+}
+
 }  // namespace parlo
