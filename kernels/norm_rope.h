@@ -2,13 +2,15 @@
 // and keys (FLUX, HunyuanVideo, SD3 without the angles).
 //   y = rope(x rstd weight),  rstd = 1 / sqrt(mean(x^2) + eps) over D
 // x [B, T, H, D] with any strides but the last (1), so that a slice of a fused projection is read
-// in place; D even, at most 256. weight [D] and the angles cos, sin [T, D/2] are optional. f32 and
-// f64; on a GPU f32 and bf16, weight in x's dtype or f32, angles in f32.
+// in place; D even, at most kMostHeadColumns. weight [D] and the angles cos, sin [T, D/2] are
+// optional. f32 and f64; on a GPU f32 and bf16, weight in x's dtype or f32, angles in f32.
 #pragma once
 
 #include "kernels/rope.h"
 
 namespace parlo {
+
+constexpr int64_t kMostHeadColumns = 256;
 
 struct NormRope {
   Tensor weight;

@@ -6,8 +6,6 @@
 
 namespace parlo {
 
-constexpr int64_t kMostHeadColumns = 256;
-
 inline void check_head_rows(const char* function, const char* name, const Tensor& t,
                             const Tensor& x) {
   CHECK(t.defined() && t.rank() == 4 && t.shape() == x.shape() && t.dtype() == x.dtype() &&

@@ -78,7 +78,7 @@ Var rope(const Var& x, const Tensor& cosines, const Tensor& sines, RopeStyle sty
 Var norm_rope(const Var& x, const Var& weight, double eps, const Tensor& cosines,
               const Tensor& sines, RopeStyle style) {
   CHECK(x.rank() == 4, "norm_rope: expected [B, T, H, D], got ", x.shape());
-  if (weight.requires_grad() || x.dim(3) > 256) {
+  if (weight.requires_grad() || x.dim(3) > kMostHeadColumns) {
     const Var y = rms_norm(x, weight, eps);
     return cosines ? rope(y, cosines, sines, style) : y;
   }

@@ -168,19 +168,12 @@ DType weight_dtype(const Tensor& x, const NormRope& p) {
   return p.weight && p.weight.dtype() == DType::f32 ? DType::f32 : x.dtype();
 }
 
-void check_device(const char* name, const Tensor& x, const NormRope& p, const Tensor& y) {
-  check_same_device(name, x, y);
-  for (const Tensor* t : {&p.weight, &p.cos, &p.sin}) {
-    if (*t) check_same_device(name, x, *t);
-  }
-}
-
 }  // namespace
 
 void norm_rope(const Tensor& x, const NormRope& p, const Tensor& y) {
   check_norm_rope("norm_rope", x, p, weight_dtype(x, p), DType::f32);
   check_head_rows("norm_rope", "y", y, x);
-  check_device("norm_rope", x, p, y);
+  check_same_device("norm_rope", x, y, p.weight, p.cos, p.sin);
   visit_dtype_gpu(x.dtype(), "norm_rope", [&](auto type) {
     if (x.numel() > 0) run<decltype(type), false>("norm_rope", x, p, {}, y);
   });
@@ -191,8 +184,7 @@ void norm_rope_backward(const Tensor& x, const NormRope& p, const Tensor& dy, co
   check_norm_rope(name, x, p, weight_dtype(x, p), DType::f32);
   check_head_rows(name, "dy", dy, x);
   check_head_rows(name, "dx", dx, x);
-  check_device(name, x, p, dy);
-  check_device(name, x, p, dx);
+  check_same_device(name, x, dy, dx, p.weight, p.cos, p.sin);
   visit_dtype_gpu(x.dtype(), name, [&](auto type) {
     if (x.numel() > 0) run<decltype(type), true>(name, x, p, dy, dx);
   });
