@@ -31,10 +31,7 @@ class BareSd3 : public FlowModel {
   }
   using FlowModel::velocity;
   Tensor noise_features(std::span<const double> sigmas) const override {
-    std::vector<float> times;
-    for (double s : sigmas) times.push_back(static_cast<float>(1000.0 * s));
-    const Shape shape{static_cast<int64_t>(times.size())};
-    return timestep_features(Var(Tensor::from(times, shape))).value().to(kGpu);
+    return sigma_features(sigmas, kGpu);
   }
   Var velocity(const Var& x, const Tensor& noise, const Condition& c) const override {
     return transformer_.forward_features(x, Var(noise), Var(c.context), Var(c.pooled));

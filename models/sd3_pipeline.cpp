@@ -74,13 +74,6 @@ Condition Sd3Pipeline::encode(std::span<const std::string> prompts) {
   return c;
 }
 
-Tensor Sd3Pipeline::noise_features(std::span<const double> sigmas) const {
-  std::vector<float> times;
-  for (double s : sigmas) times.push_back(static_cast<float>(1000.0 * s));
-  const Shape shape{static_cast<int64_t>(times.size())};
-  return timestep_features(Var(Tensor::from(times, shape))).value().to(device());
-}
-
 Var Sd3Pipeline::velocity(const Var& x, const Tensor& noise, const Condition& condition) const {
   return transformer_->forward_features(x, Var(noise), Var(condition.context),
                                         Var(condition.pooled));

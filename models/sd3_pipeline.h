@@ -24,7 +24,9 @@ class Sd3Pipeline : public FlowModel {
   Condition encode(std::span<const std::string> prompts) override;
   using FlowModel::velocity;
   Var velocity(const Var& x, const Tensor& noise, const Condition& condition) const override;
-  Tensor noise_features(std::span<const double> sigmas) const override;
+  Tensor noise_features(std::span<const double> sigmas) const override {
+    return sigma_features(sigmas, device());
+  }
   Tensor decode(const Tensor& latents) const override;
   std::vector<double> sigmas(int64_t steps) const override;
   Linears linears() override { return transformer_->linears(); }

@@ -89,6 +89,13 @@ Var timestep_features(const Var& timestep) {
                 });
 }
 
+Tensor sigma_features(std::span<const double> sigmas, Device device) {
+  std::vector<float> times;
+  for (double s : sigmas) times.push_back(static_cast<float>(1000.0 * s));
+  const Shape shape{static_cast<int64_t>(times.size())};
+  return timestep_features(Var(Tensor::from(times, shape))).value().to(device);
+}
+
 AdaLayerNorm::AdaLayerNorm(const Scope& scope, int64_t width, int64_t chunks_)
     : linear(scope / "linear", width, chunks_ * width), chunks(chunks_) {}
 
@@ -127,8 +134,7 @@ Var joined(const Var& a, const Var& b) {
 
 }  // namespace
 
-Sd3Block::Sd3Block(const Scope& scope, const Sd3Config& c, int64_t index)
-    : name(concat("transformer_blocks.", index)) {
+Sd3Block::Sd3Block(const Scope& scope, const Sd3Config& c, int64_t index) : name(scope.prefix()) {
   const int64_t width = c.width();
   const auto& duals = c.dual_attention_layers;
   dual = std::find(duals.begin(), duals.end(), index) != duals.end();

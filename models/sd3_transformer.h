@@ -115,5 +115,7 @@ class Sd3Transformer {
 
 // Sinusoidal features of timesteps [B] -> [B, 256]: [cos, sin] of t * exp(-ln(1e4) j / 128).
 Var timestep_features(const Var& timestep);
+// Those of noise levels, t = 1000 sigma, as forward_features takes them on the device.
+Tensor sigma_features(std::span<const double> sigmas, Device device);
 
 }  // namespace parlo
