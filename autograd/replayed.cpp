@@ -88,8 +88,8 @@ Tensor Replayed::value(const Fn& fn, const Key& key, const std::vector<Tensor>& 
 }
 
 // Gradients that were dropped come back, as zeros, in the memory that the recordings know.
-void Replayed::attach_gradients(const std::vector<Var>& leaves) {
-  for (const Var& leaf : leaves) {
+void Replayed::attach_gradients(const std::vector<NamedVar>& leaves) {
+  for (const auto& [name, leaf] : leaves) {
     if (leaf.grad().defined()) continue;
     Tensor& memory = gradients_[leaf.state().get()];
     if (memory.defined() && memory.shape() == leaf.shape()) {
@@ -102,7 +102,7 @@ void Replayed::attach_gradients(const std::vector<Var>& leaves) {
 }
 
 Tensor Replayed::forward(const Fn& fn, const Key& key, const std::vector<Tensor>& inputs,
-                         const std::vector<Var>& leaves) {
+                         const std::vector<NamedVar>& leaves) {
   open_ = nullptr;
   if (!records(inputs)) {
     direct_ = fn(inputs);
@@ -110,7 +110,7 @@ Tensor Replayed::forward(const Fn& fn, const Key& key, const std::vector<Tensor>
   }
   attach_gradients(leaves);
   Key mine = key;
-  for (const Var& leaf : leaves) mine.push_back(address(leaf.grad()));
+  for (const NamedVar& leaf : leaves) mine.push_back(address(leaf.var.grad()));
   Slot& slot = *(open_ = &slot_for(std::move(mine), inputs));
   if (!slot.ran) {
     {

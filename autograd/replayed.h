@@ -7,10 +7,9 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <string>
 #include <vector>
 
-#include "autograd/var.h"
+#include "autograd/optim.h"
 #include "tensor/replay.h"
 
 namespace parlo {
@@ -34,7 +33,7 @@ class Replayed {
   // fn's value, kept for one backward(dy), which adds to the gradients of the leaves. No other
   // call in between: recordings share the memory of their inner values.
   Tensor forward(const Fn& fn, const Key& key, const std::vector<Tensor>& inputs,
-                 const std::vector<Var>& leaves);
+                 const std::vector<NamedVar>& leaves);
   void backward(const Tensor& dy);
 
   // Off: every call runs the function. Several threads on one GPU must not record.
@@ -46,7 +45,7 @@ class Replayed {
   struct Slot;
   bool records(const std::vector<Tensor>& inputs) const;
   Slot& slot_for(Key key, const std::vector<Tensor>& inputs);
-  void attach_gradients(const std::vector<Var>& leaves);
+  void attach_gradients(const std::vector<NamedVar>& leaves);
 
   std::unique_ptr<Arena> arena_;
   std::map<Key, std::unique_ptr<Slot>> slots_;

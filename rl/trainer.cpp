@@ -128,7 +128,6 @@ GrpoTrainer::GrpoTrainer(FlowModel& model, LoraAdapter& adapter,
   CHECK(!rewards_.empty(), "GrpoTrainer: no reward");
   validate_mixture(rewards_, prompts_);
   if (reference != nullptr) reference_.emplace(*reference, config.rollout.record);
-  for (const NamedVar& p : params_) leaves_.push_back(p.var);
   if (config_.ema_decay > 0) ema_.emplace(params_, config_.ema_decay);
   model_.params().set_requires_grad(false);
   adapter_.set_requires_grad(true);
@@ -271,7 +270,7 @@ void GrpoTrainer::accumulate(const Batch& batch, const StoredStep& s, std::span<
     const AdapterDisabled base(linears_);
     v_ref = (reference_ ? *reference_ : velocity_).value(at);
   }
-  const Tensor v = velocity_.forward(at, leaves_);
+  const Tensor v = velocity_.forward(at, params_);
   std::vector<float> advantage;
   for (int64_t r : rows) {
     advantage.push_back(static_cast<float>(batch.advantages.values[static_cast<size_t>(r)]));

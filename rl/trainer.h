@@ -114,7 +114,6 @@ class GrpoTrainer {
   GrpoConfig config_;
   RandomKey key_;
   std::vector<NamedVar> params_;
-  std::vector<Var> leaves_;  // of params_
   AdamW optimizer_;
   std::optional<Ema> ema_;
   int64_t step_ = 0;

@@ -49,7 +49,7 @@ Tensor Velocity::value(const At& at) {
   return replayed_.value(c.fn, c.key, c.inputs).view(at.x.shape());
 }
 
-Tensor Velocity::forward(const At& at, const std::vector<Var>& leaves) {
+Tensor Velocity::forward(const At& at, const std::vector<NamedVar>& leaves) {
   const Call c = call(at);
   const Tensor v = replayed_.forward(c.fn, c.key, c.inputs, leaves);
   shape_ = v.shape();

@@ -30,7 +30,7 @@ class Velocity {
   Tensor value(const At& at);
   // The same, kept for one backward(dv), which adds to the gradients of the leaves (all that
   // require one).
-  Tensor forward(const At& at, const std::vector<Var>& leaves);
+  Tensor forward(const At& at, const std::vector<NamedVar>& leaves);
   void backward(const Tensor& dv);
 
   FlowModel& model() const { return model_; }
