@@ -1,5 +1,6 @@
 // Attention over tokens in two tensors on a GPU: against the CPU's in f64 on the same rounded
 // inputs, and with the bits of attention over their concatenation where tiles are cut the same.
+#include "tensor/cuda/runtime.h"
 #include "tests/kernels/gpu_kernel_support.h"
 #include "tests/kernels/joint_attention.h"
 
@@ -34,7 +35,8 @@ void check_joint(const JointSizes& s, JointMask mask, bool fused, DType dtype,
   CHECK(same_gpu_bits(got.out, whole.out));
   CHECK(same_gpu_bits(got.lse, whole.lse));
   // In bf16 Hopper has a backward of its own for tokens in one tensor.
-  if (dtype == DType::f32) CHECK(same_answer(got, whole));
+  const bool one_backward = dtype == DType::f32 || cuda::properties(kGpu).major != 9;
+  if (one_backward) CHECK(same_answer(got, whole));
 }
 
 }  // namespace
