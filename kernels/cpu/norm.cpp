@@ -1,4 +1,4 @@
-// Layer and RMS norm: checks, blocks of rows, and the plain loops for f64 (f32: isa/norm.cpp).
+// Layer and RMS norm: checks and blocks of rows (norm_rows.h).
 // Weight, bias and modulation of a group of rows are folded into one gain and offset:
 //   y = xhat gain + offset,  gain = weight (1 + scale),  offset = bias (1 + scale) + shift
 // The backward collects P = sum dy xhat and Q = sum dy per column over the rows of a group, from
@@ -8,92 +8,15 @@
 // group only, so a sample's dscale and dshift do not depend on the batch.
 #include "kernels/norm.h"
 
-#include <cmath>
 #include <vector>
 
 #include "kernels/cpu/checks.h"
-#include "kernels/cpu/isa/isa.h"
-#include "kernels/cpu/isa/norm_isa.h"
+#include "kernels/cpu/norm_rows.h"
 #include "kernels/norm_checks.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
 namespace {
-
-double at_or(const double* p, int64_t i, double otherwise) {
-  return p ? p[i] : otherwise;
-}
-
-struct Norm64 {
-  static void layer_norm(const NormBlock<double>& b) {
-    const int64_t C = b.columns;
-    for (int64_t r = 0; r < b.rows; ++r) {
-      const double* x = b.x + r * C;
-      double sum = 0, squares = 0;
-      for (int64_t c = 0; c < C; ++c) sum += x[c];
-      const double mean = sum / C;
-      for (int64_t c = 0; c < C; ++c) squares += (x[c] - mean) * (x[c] - mean);
-      const double rstd = 1 / std::sqrt(squares / C + b.eps);
-      b.mean[r] = mean;
-      b.rstd[r] = rstd;
-      for (int64_t c = 0; c < C; ++c)
-        b.y[r * C + c] = (x[c] - mean) * rstd * at_or(b.gain, c, 1) + at_or(b.offset, c, 0);
-    }
-  }
-
-  static void layer_norm_backward(const NormBlock<double>& b) {
-    const int64_t C = b.columns;
-    for (int64_t r = 0; r < b.rows; ++r) {
-      const double *x = b.x + r * C, *dy = b.dy + r * C, mean = b.mean[r], rstd = b.rstd[r];
-      double g_sum = 0, g_xhat_sum = 0;
-      for (int64_t c = 0; c < C; ++c) {
-        const double xhat = (x[c] - mean) * rstd, g = dy[c] * at_or(b.gain, c, 1);
-        g_sum += g;
-        g_xhat_sum += g * xhat;
-        if (b.dy_xhat) b.dy_xhat[c] += dy[c] * xhat;
-        if (b.dy_sum) b.dy_sum[c] += dy[c];
-      }
-      for (int64_t c = 0; b.dx && c < C; ++c) {
-        const double xhat = (x[c] - mean) * rstd, g = dy[c] * at_or(b.gain, c, 1);
-        b.dx[r * C + c] = rstd * (g - g_sum / C - xhat * (g_xhat_sum / C));
-      }
-    }
-  }
-
-  static void rms_norm(const NormBlock<double>& b) {
-    const int64_t C = b.columns;
-    for (int64_t r = 0; r < b.rows; ++r) {
-      const double* x = b.x + r * C;
-      double squares = 0;
-      for (int64_t c = 0; c < C; ++c) squares += x[c] * x[c];
-      const double rstd = b.rstd[r] = 1 / std::sqrt(squares / C + b.eps);
-      for (int64_t c = 0; c < C; ++c) b.y[r * C + c] = x[c] * rstd * at_or(b.gain, c, 1);
-    }
-  }
-
-  static void rms_norm_backward(const NormBlock<double>& b) {
-    const int64_t C = b.columns;
-    for (int64_t r = 0; r < b.rows; ++r) {
-      const double *x = b.x + r * C, *dy = b.dy + r * C, rstd = b.rstd[r];
-      double g_xhat_sum = 0;
-      for (int64_t c = 0; c < C; ++c) {
-        g_xhat_sum += dy[c] * at_or(b.gain, c, 1) * x[c] * rstd;
-        if (b.dy_xhat) b.dy_xhat[c] += dy[c] * x[c] * rstd;
-      }
-      for (int64_t c = 0; b.dx && c < C; ++c)
-        b.dx[r * C + c] = rstd * (dy[c] * at_or(b.gain, c, 1) - x[c] * rstd * (g_xhat_sum / C));
-    }
-  }
-};
-
-template <class T>
-auto loops() {
-  if constexpr (std::is_same_v<T, float>) {
-    return PARLO_ISA_TABLE(norm);
-  } else {
-    return Norm64{};
-  }
-}
 
 // Gain and offset of one group; points at weight and bias where they need no folding.
 template <class T>
@@ -232,7 +155,7 @@ void layer_norm(const Tensor& x, const NormParams& p, const Tensor& y, const Ten
     using T = decltype(type);
     for_blocks<T>(shape, x, p, mean, rstd, [&](NormBlock<T>& b, int64_t, int64_t offset) {
       b.y = y.data<T>() + offset;
-      loops<T>().layer_norm(b);
+      norm_loops<T>().layer_norm(b);
     });
   });
 }
@@ -256,7 +179,7 @@ void layer_norm_backward(const Tensor& x, const NormParams& p, const Tensor& mea
       b.dx = grads.dx ? grads.dx.data<T>() + offset : nullptr;
       b.dy_xhat = sums ? dy_xhat.data<T>() + i * shape.columns : nullptr;
       b.dy_sum = sums ? dy_sum.data<T>() + i * shape.columns : nullptr;
-      loops<T>().layer_norm_backward(b);
+      norm_loops<T>().layer_norm_backward(b);
     });
     if (sums) combine<T>(shape, p, dy_xhat, dy_sum, grads);
   });
@@ -272,7 +195,7 @@ void rms_norm(const Tensor& x, const NormParams& p, const Tensor& y, const Tenso
     using T = decltype(type);
     for_blocks<T>(shape, x, used, {}, rstd, [&](NormBlock<T>& b, int64_t, int64_t offset) {
       b.y = y.data<T>() + offset;
-      loops<T>().rms_norm(b);
+      norm_loops<T>().rms_norm(b);
     });
   });
 }
@@ -295,7 +218,7 @@ void rms_norm_backward(const Tensor& x, const NormParams& p, const Tensor& rstd,
       b.dy = dy.data<T>() + offset;
       b.dx = grads.dx ? grads.dx.data<T>() + offset : nullptr;
       b.dy_xhat = grads.dweight ? dy_xhat.data<T>() + i * shape.columns : nullptr;
-      loops<T>().rms_norm_backward(b);
+      norm_loops<T>().rms_norm_backward(b);
     });
     if (grads.dweight) combine<T>(shape, used, dy_xhat, {}, grads);
   });

@@ -3,6 +3,7 @@
 // position, 16 bytes of x an access.
 #include "kernels/rope.h"
 
+#include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/rope_checks.h"
 
@@ -112,16 +113,6 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(RopeArgs<T> a) {
     T* y = a.y + b * a.to[0] + t * a.to[1] + head * a.to[2] + pack * N;
     rotate_heads<Style, N, kAligned>(a, x, y, a.heads - head, cos, sin);
   }
-}
-
-// Whether 16 bytes at every multiple of 16 bytes of a head are aligned.
-bool heads_aligned(const Tensor& t) {
-  bool aligned = is_aligned(t.raw());
-  for (int i = 0; i < 3; ++i) {
-    const int64_t bytes = t.strides()[i] * static_cast<int64_t>(dtype_size(t.dtype()));
-    aligned = aligned && (t.dim(i) <= 1 || bytes % 16 == 0);
-  }
-  return aligned;
 }
 
 template <RopeStyle Style, class T, int N, bool kAligned>
