@@ -21,6 +21,7 @@ namespace parlo {
 Var cast(const Var& x, DType dtype);
 // f(a) b of x [..., 2 F] = [a | b]: SwiGLU with silu.
 Var glu(Activation f, const Var& x);
+Var glu(Activation f, const Var& a, const Var& b);
 Var add(const Var& a, const Var& b);
 Var sub(const Var& a, const Var& b);
 Var mul(const Var& a, const Var& b);

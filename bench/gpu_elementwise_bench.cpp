@@ -100,10 +100,14 @@ void swiglu(benchmark::State& state, int64_t rows, int64_t columns, bool gradien
         return o;
       },
       [=](const Operands& o) {
+        const auto half = [&](const Tensor& t, int64_t i) {
+          return t.slice(1, i * columns, (i + 1) * columns);
+        };
         if (gradient) {
-          cuda::glu_backward(Activation::silu, o.x, o.y, o.out);
+          cuda::glu_backward(Activation::silu, half(o.x, 0), half(o.x, 1), o.y, half(o.out, 0),
+                             half(o.out, 1));
         } else {
-          cuda::glu(Activation::silu, o.x, o.out);
+          cuda::glu(Activation::silu, half(o.x, 0), half(o.x, 1), o.out);
         }
       });
   against_copy(state, t, gradient ? 5 : 3, rows * columns);

@@ -1,17 +1,18 @@
-// Gated linear units over fused projections x [rows, 2 F] = [a | b]:
-//   y = f(a) b [rows, F]
-// SwiGLU with silu (Llama's MLP, gate first), GEGLU with gelu_erf or gelu_tanh. f32 and f64; on a
-// GPU f32 and bf16. Contiguous.
+// Gated linear units: y = f(a) * b. SwiGLU: f = silu (Llama); GEGLU: f = gelu_tanh or gelu_erf
+// (T5). a, b, y [R, F] with unit column stride; rows may be strided: the halves of a fused
+// projection [R, 2F] are views of it.
 #pragma once
 
 #include "kernels/matmul.h"
+#include "tensor/tensor.h"
 
 namespace parlo {
 namespace cpu {
 
-void glu(Activation f, const Tensor& x, const Tensor& y);
-// dx = [f'(a) b dy | f(a) dy], of the shape of x.
-void glu_backward(Activation f, const Tensor& x, const Tensor& dy, const Tensor& dx);
+void glu(Activation f, const Tensor& a, const Tensor& b, const Tensor& y);
+// da = f'(a) * b * dy, db = f(a) * dy; undefined outputs are skipped. They may be a and b.
+void glu_backward(Activation f, const Tensor& a, const Tensor& b, const Tensor& dy,
+                  const Tensor& da, const Tensor& db);
 
 }  // namespace cpu
 

@@ -1,23 +1,40 @@
-// Checks of glu's operands, the same on every device.
+// Checks of the operands of glu and its backward that both backends make.
 #pragma once
 
 #include "kernels/checks.h"
-#include "kernels/glu.h"
 
 namespace parlo {
 
-struct GluShape {
-  int64_t rows = 0, columns = 0;  // of y
-};
+inline void check_glu_operand(std::string_view function, std::string_view name, const Tensor& t,
+                              const Tensor& a) {
+  CHECK(t.defined() && t.rank() == 2 && (t.strides()[1] == 1 || t.dim(1) <= 1), function, ": ",
+        name, " has shape ", t.defined() ? to_string(t.shape()) : "(nothing)",
+        ", expected rows [R, F] with unit column stride");
+  check_shape(function, name, t, a.shape());
+  CHECK(t.dtype() == a.dtype(), function, ": ", name, " has dtype ", dtype_name(t.dtype()),
+        ", expected ", dtype_name(a.dtype()));
+}
 
-inline GluShape check_glu(const char* function, const Tensor& x, const Tensor& y) {
-  CHECK(x.defined() && x.rank() == 2 && x.dim(1) % 2 == 0, function, ": x has shape ",
-        x.defined() ? x.shape() : Shape{}, ", expected [rows, 2 F]");
-  const GluShape s{x.dim(0), x.dim(1) / 2};
-  check_operand(function, "x", x, x.dtype(), x.numel());
-  check_shape(function, "y or dy", y, {s.rows, s.columns});
-  check_operand(function, "y or dy", y, x.dtype(), s.rows * s.columns);
-  return s;
+inline void check_glu_output(std::string_view function, std::string_view name, const Tensor& t,
+                             const Tensor& a) {
+  check_glu_operand(function, name, t, a);
+  CHECK(!t.read_only(), function, ": ", name, " is a read-only mapping");
+}
+
+inline void check_glu(const Tensor& a, const Tensor& b, const Tensor& y) {
+  check_glu_operand("glu", "a", a, a);
+  check_glu_operand("glu", "b", b, a);
+  check_glu_output("glu", "y", y, a);
+}
+
+inline void check_glu_backward(const Tensor& a, const Tensor& b, const Tensor& dy, const Tensor& da,
+                               const Tensor& db) {
+  const char* name = "glu_backward";
+  check_glu_operand(name, "a", a, a);
+  check_glu_operand(name, "b", b, a);
+  check_glu_operand(name, "dy", dy, a);
+  if (da) check_glu_output(name, "da", da, a);
+  if (db) check_glu_output(name, "db", db, a);
 }
 
 }  // namespace parlo

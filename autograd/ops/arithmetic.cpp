@@ -112,22 +112,39 @@ Var activation(Activation f, const Var& v) {
   });
 }
 
-Var glu(Activation f, const Var& v) {
-  CHECK(v.rank() >= 1 && v.dim(-1) % 2 == 0, "glu: x has shape ", v.shape(),
+Var glu(Activation f, const Var& x) {
+  CHECK(x.rank() >= 1 && x.dim(-1) % 2 == 0, "glu: x has shape ", x.shape(),
         ", expected [..., 2 F]");
-  const Tensor x = as_rows(v.value());
-  Shape shape = v.shape();
-  shape[-1] /= 2;
-  const Tensor y = Tensor::empty(shape, x.dtype(), x.device());
-  const Shape rows{x.dim(0), x.dim(1) / 2};
-  DISPATCH(x.device(), glu(f, x, y.view(rows)));
-  return record(
-      "glu", y, {v},
-      [f, x, rows, given = v.shape()](const Tensor& dy, const Need&) -> std::vector<Tensor> {
-        const Tensor dx = Tensor::empty_like(x);
-        DISPATCH(x.device(), glu_backward(f, x, dy.view(rows), dx));
-        return {dx.view(given)};
-      });
+  const Shape given = x.shape();
+  const Tensor rows = as_rows(x.value());
+  const int64_t F = rows.dim(1) / 2;
+  const auto half = [F](const Tensor& t, int64_t i) { return t.slice(1, i * F, (i + 1) * F); };
+  Tensor y = Tensor::empty({rows.dim(0), F}, rows.dtype(), rows.device());
+  DISPATCH(rows.device(), glu(f, half(rows, 0), half(rows, 1), y));
+  Shape shape = given;
+  shape[-1] = F;
+  return record("glu", y.view(shape), {x},
+                [=](const Tensor& dy, const Need&) -> std::vector<Tensor> {
+                  const Tensor d = Tensor::empty_like(rows);
+                  DISPATCH(rows.device(), glu_backward(f, half(rows, 0), half(rows, 1),
+                                                       dy.view(y.shape()), half(d, 0), half(d, 1)));
+                  return {d.view(given)};
+                });
+}
+
+Var glu(Activation f, const Var& a, const Var& b) {
+  check_shape("glu", "b", b.value(), a.shape());
+  const Shape shape = a.shape();
+  const Tensor ra = as_rows(a.value()), rb = as_rows(b.value());
+  Tensor y = Tensor::empty_like(ra);
+  DISPATCH(ra.device(), glu(f, ra, rb, y));
+  return record("glu", y.view(shape), {a, b},
+                [=](const Tensor& dy, const Need& need) -> std::vector<Tensor> {
+                  const Tensor da = need[0] ? Tensor::empty_like(ra) : Tensor();
+                  const Tensor db = need[1] ? Tensor::empty_like(rb) : Tensor();
+                  DISPATCH(ra.device(), glu_backward(f, ra, rb, dy.view(ra.shape()), da, db));
+                  return {da ? da.view(shape) : da, db ? db.view(shape) : db};
+                });
 }
 
 Var gate_residual(const Var& residual, const Var& gate, const Var& y) {

@@ -4,8 +4,8 @@
 
 #include <atomic>
 #include <cmath>
-#include <numbers>
 
+#include "kernels/cpu/activation.h"
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/isa/elementwise_isa.h"
 #include "kernels/cpu/isa/isa.h"
@@ -73,58 +73,6 @@ double apply_backward(Unary f, double x, double y, double dy) {
       return x <= 0 ? 0.0 : dy;
   }
   return dy;
-}
-
-double sigmoid(double x) {
-  return 1.0 / (1.0 + std::exp(-x));
-}
-
-constexpr double kGeluScale = std::numbers::sqrt2 * std::numbers::inv_sqrtpi;  // sqrt(2 / pi)
-constexpr double kGeluCubic = 0.044715;
-constexpr double kQuick = 1.702;
-
-double apply(Activation f, double x) {
-  switch (f) {
-    case Activation::none:
-      return x;
-    case Activation::gelu_tanh:
-      // 0.5 (1 + tanh u) = sigmoid(2 u)
-      return x * sigmoid(2 * kGeluScale * (x + kGeluCubic * x * x * x));
-    case Activation::gelu_erf:
-      return x * 0.5 * std::erfc(-x / std::numbers::sqrt2);
-    case Activation::quick_gelu:
-      return x * sigmoid(kQuick * x);
-    case Activation::silu:
-      return x * sigmoid(x);
-  }
-  return x;
-}
-
-double derivative(Activation f, double x) {
-  switch (f) {
-    case Activation::none:
-      return 1.0;
-    case Activation::gelu_tanh: {
-      // Beyond 20 the derivative is 0 or 1; x^2 would overflow to inf * 0. NaN stays.
-      x = x > 20 ? 20.0 : (x < -20 ? -20.0 : x);
-      const double s = sigmoid(2 * kGeluScale * (x + kGeluCubic * x * x * x));
-      const double du = 2 * kGeluScale * (1 + 3 * kGeluCubic * x * x);
-      return s + x * s * (1 - s) * du;
-    }
-    case Activation::gelu_erf: {
-      const double density = std::exp(-0.5 * x * x) * kGeluScale * 0.5;
-      return 0.5 * std::erfc(-x / std::numbers::sqrt2) + x * density;
-    }
-    case Activation::quick_gelu: {
-      const double s = sigmoid(kQuick * x);
-      return s + kQuick * x * s * (1 - s);
-    }
-    case Activation::silu: {
-      const double s = sigmoid(x);
-      return s + x * s * (1 - s);
-    }
-  }
-  return 1.0;
 }
 
 // Calls fn(i) for every element, in parallel chunks.
@@ -211,7 +159,7 @@ void activation(Activation f, const Tensor& x, const Tensor& y) {
         for_chunks(n, [&](int64_t i, int64_t count) { kernel(from + i, to + i, count); });
       },
       [&](const double* from, double* to) {
-        for_elements(n, [&](int64_t i) { to[i] = apply(f, from[i]); });
+        for_elements(n, [&](int64_t i) { to[i] = activate(f, from[i]); });
       },
       x, y);
 }
@@ -228,7 +176,7 @@ void activation_backward(Activation f, const Tensor& x, const Tensor& dy, const 
         for_chunks(n, [&](int64_t i, int64_t count) { kernel(px + i, pdy + i, to + i, count); });
       },
       [&](const double* px, const double* pdy, double* to) {
-        for_elements(n, [&](int64_t i) { to[i] = derivative(f, px[i]) * pdy[i]; });
+        for_elements(n, [&](int64_t i) { to[i] = activation_slope(f, px[i]) * pdy[i]; });
       },
       x, dy, dx);
 }

@@ -36,11 +36,6 @@ struct Tile {
   }
 };
 
-template <class T, int N>
-__device__ __forceinline__ RowPack<T, N> load_row_pack(const T* p) {
-  return *reinterpret_cast<const RowPack<T, N>*>(p);
-}
-
 // fn(row, a, y) for every row of this warp; loads of a batch go before its stores.
 template <bool kHasY, int N, class T, class Fn>
 __device__ __forceinline__ void for_rows(const GateArgs<T>& args, const RowBlocks::Span& span,
@@ -51,8 +46,8 @@ __device__ __forceinline__ void for_rows(const GateArgs<T>& args, const RowBlock
     for (int i = 0; i < kBatch; ++i) {
       const int64_t r = row + i * kWarps;
       if (r >= span.last) continue;
-      a[i] = load_row_pack<T, N>(args.a + r * args.columns + column);
-      if (kHasY) y[i] = load_row_pack<T, N>(args.y + r * args.columns + column);
+      a[i] = load_row_pack<N>(args.a + r * args.columns + column);
+      if (kHasY) y[i] = load_row_pack<N>(args.y + r * args.columns + column);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i)

@@ -51,6 +51,11 @@ struct alignas(16) RowPack<float, 4> {
   __device__ __forceinline__ float at(int j) const { return v[j]; }
 };
 
+template <int N, class T>
+__device__ __forceinline__ RowPack<T, N> load_row_pack(const T* p) {
+  return *reinterpret_cast<const RowPack<T, N>*>(p);
+}
+
 // --- parameters ---
 
 // Values per column, [C] or a row for each group [G, C], in T or f32; null where there are none.

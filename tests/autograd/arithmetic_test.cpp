@@ -139,6 +139,9 @@ TEST_CASE("gated linear units") {
       const Var v(x);
       const Var want = mul(activation(f, slice(v, -1, 0, n)), slice(v, -1, n, 2 * n));
       check_close(check_op("glu", op, {x}), want.value());
+      const Op apart = [f](std::span<const Var> in) { return glu(f, in[0], in[1]); };
+      const Tensor a = x.slice(-1, 0, n).contiguous(), b = x.slice(-1, n, 2 * n).contiguous();
+      check_close(check_op("glu", apart, {a, b}), want.value());
     }
 }
 

@@ -117,6 +117,23 @@ void activation_backward(const float* x, const float* dy, float* dx, int64_t n) 
   });
 }
 
+template <class F>
+void glu(const float* a, const float* b, float* y, int64_t n) {
+  for_regs(n, [=](int64_t i, auto part) {
+    part.store(y + i, F::value(part.load(a + i)) * part.load(b + i));
+  });
+}
+
+template <class F>
+void glu_backward(const float* a, const float* b, const float* dy, float* da, float* db,
+                  int64_t n) {
+  for_regs(n, [=](int64_t i, auto part) {
+    const Reg x = part.load(a + i), y = part.load(b + i), d = part.load(dy + i);
+    if (da) part.store(da + i, F::slope(x) * y * d);
+    if (db) part.store(db + i, F::value(x) * d);
+  });
+}
+
 struct Add {
   static Reg value(Reg a, Reg b) { return a + b; }
 };
@@ -193,6 +210,9 @@ const ElementwiseIsa PARLO_ISA_NAME(elementwise) = {
     {unary<None>, unary<GeluTanh>, unary<GeluErf>, unary<QuickGelu>, unary<Silu>},
     {activation_backward<None>, activation_backward<GeluTanh>, activation_backward<GeluErf>,
      activation_backward<QuickGelu>, activation_backward<Silu>},
+    {glu<None>, glu<GeluTanh>, glu<GeluErf>, glu<QuickGelu>, glu<Silu>},
+    {glu_backward<None>, glu_backward<GeluTanh>, glu_backward<GeluErf>, glu_backward<QuickGelu>,
+     glu_backward<Silu>},
     {binary<Add>, binary<Sub>, binary<Mul>, binary<Div>, binary<Min>, binary<Max>},
     gate,
     gate_backward,

@@ -11,6 +11,10 @@ struct ElementwiseIsa {
   void (*unary_backward[12])(const float* x, const float* y, const float* dy, float* dx, int64_t n);
   void (*activation[5])(const float* x, float* y, int64_t n);
   void (*activation_backward[5])(const float* x, const float* dy, float* dx, int64_t n);
+  // y = f(a) b; da = f'(a) b dy and db = f(a) dy, where not null.
+  void (*glu[5])(const float* a, const float* b, float* y, int64_t n);
+  void (*glu_backward[5])(const float* a, const float* b, const float* dy, float* da, float* db,
+                          int64_t n);
   // Steps are 0 (one value for all) or 1.
   void (*binary[6])(const float* a, int64_t a_step, const float* b, int64_t b_step, float* out,
                     int64_t n);
