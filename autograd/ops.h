@@ -91,6 +91,11 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps, const Var& scale = {},
                const Var& shift = {});
 Var rms_norm(const Var& x, const Var& weight, double eps);
+// y = rms_norm(sum), sum = x + residual, in one pass.
+struct NormedSum {
+  Var y, sum;
+};
+NormedSum add_rms_norm(const Var& x, const Var& residual, const Var& weight, double eps);
 // x [B, C, ...]; the activation of the result is none or silu. With channels_last a GPU lays its
 // channels side by side, as convolutions read them, where C is a multiple of 8.
 Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias, double eps,

@@ -2,6 +2,7 @@
 
 #include "autograd/ops.h"
 #include "autograd/ops/shared.h"
+#include "kernels/add_rms_norm.h"
 #include "kernels/dispatch.h"
 
 namespace parlo {
@@ -80,6 +81,31 @@ Var rms_norm(const Var& x, const Var& weight, double eps) {
                            rms_norm_backward(rows, p, rstd, dy.view(rows.shape()), g));
                   return {need[0] ? g.dx.view(shape) : Tensor(), g.dweight};
                 });
+}
+
+NormedSum add_rms_norm(const Var& x, const Var& residual, const Var& weight, double eps) {
+  const char* name = "add_rms_norm";
+  check_params(name, last_axis(name, x), weight, {});
+  check_shape(name, "residual", residual.value(), x.shape());
+  const NormParams p{maybe(weight), {}, {}, {}, eps};
+  const Shape shape = x.shape();
+  const Tensor rows = as_rows(x.value());
+  const Tensor y = Tensor::empty_like(rows), sum = Tensor::empty_like(rows);
+  const Tensor rstd = Tensor::empty({rows.dim(0)}, statistics_of(rows), rows.device());
+  DISPATCH(rows.device(), add_rms_norm(rows, as_rows(residual.value()), p, sum, y, rstd));
+  const std::vector<Var> out = record(
+      name, {y.view(shape), sum.view(shape)}, {x, residual, weight},
+      [=](std::span<const Tensor> dys, const Need& need) -> std::vector<Tensor> {
+        if (!dys[0])  // only the sum was used
+          return {dys[1], dys[1], need[2] ? Tensor::zeros_like(p.weight) : Tensor()};
+        const Tensor dx = like_if(need[0] || need[1], sum), dweight = like_if(need[2], p.weight);
+        const Tensor dsum = dys[1] ? dys[1].view(sum.shape()) : Tensor();
+        DISPATCH(sum.device(),
+                 add_rms_norm_backward(sum, p, rstd, dys[0].view(sum.shape()), dsum, dx, dweight));
+        const Tensor shaped = dx ? dx.view(shape) : dx;
+        return {shaped, shaped, dweight};
+      });
+  return {out[0], out[1]};
 }
 
 Var group_norm(const Var& x, int64_t groups, const Var& weight, const Var& bias, double eps,

@@ -107,6 +107,42 @@ TEST_CASE("rms_norm") {
   }
 }
 
+// Both results in one, so that each gets a gradient of its own.
+Var both(const NormedSum& r) {
+  return cat(std::vector<Var>{r.y, r.sum}, 0);
+}
+
+TEST_CASE("add_rms_norm") {
+  for (const Shape& shape : {Shape{2, 3, 5}, Shape{4}, Shape{0, 4}, Shape{2, 33}}) {
+    const Tensor x = normal64(shape, 1), r = normal64(shape, 2), w = normal64({shape[-1]}, 3);
+    const Op with = [](std::span<const Var> in) {
+      return both(add_rms_norm(in[0], in[1], in[2], 1e-3));
+    };
+    const Op without = [](std::span<const Var> in) {
+      return both(add_rms_norm(in[0], in[1], {}, 1e-3));
+    };
+    const Op composite = [](std::span<const Var> in) {
+      const Var sum = add(in[0], in[1]);
+      return both({rms_norm(sum, in[2], 1e-3), sum});
+    };
+    check_close(check_op("add_rms_norm", with, {x, r, w}),
+                run_op(composite, {x, r, w}, {false, false, false}).y);
+    check_op("add_rms_norm", without, {x, r});
+    const Op normed = [](std::span<const Var> in) {
+      return add_rms_norm(in[0], in[1], in[2], 1e-3).y;
+    };
+    check_op("add_rms_norm, y alone", normed, {x, r, w});
+    // The sum alone leaves the weight a gradient of 0.
+    const Op sum = [](std::span<const Var> in) {
+      return add_rms_norm(in[0], in[1], in[2], 1e-3).sum;
+    };
+    check_op("add_rms_norm, sum alone", sum, {x, r, w});
+  }
+  const Var x(normal64({2, 3}, 1)), four(normal64({4}, 2));
+  CHECK(contains(message_of([&] { add_rms_norm(x, four, {}, 0); }), "add_rms_norm: residual"));
+  CHECK(contains(message_of([&] { add_rms_norm(x, x, four, 0); }), "add_rms_norm: weight"));
+}
+
 Tensor plain_group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias,
                         double eps) {
   const int64_t B = x.dim(0), C = x.dim(1), S = x.numel() / std::max<int64_t>(1, B * C);
