@@ -112,8 +112,23 @@ TokenVars joint_attention(const TokenVars& q, const TokenVars& k, const TokenVar
                           const AttentionArgs& args);
 // x [B, T, H, D]; cos, sin [T, D/2].
 Var rope(const Var& x, const Tensor& cos, const Tensor& sin, RopeStyle style);
-// rms_norm over D and then rope, in one pass where the weight [D] is frozen; weight and angles may
-// be undefined.
+
+// --- heads.cpp: rms_norm over D and then rope, in one pass. Weights [D] and angles may be
+// undefined.
+struct HeadParams {
+  bool norm = true;
+  Var q_weight, k_weight;
+  double eps = 1e-6;
+  Tensor cos, sin;
+  RopeStyle style = RopeStyle::pairs;
+};
+struct HeadVars {
+  Var q, k, v;
+};
+// Of one projection qkv [B, T, H + 2 kv_heads, D]: v is a view of it.
+HeadVars qk_norm_rope(const Var& qkv, int64_t kv_heads, const HeadParams& params);
+// Of q [B, T, H, D] and k [B, T, Hkv, D]; no v.
+HeadVars qk_norm_rope(const Var& q, const Var& k, const HeadParams& params);
 Var norm_rope(const Var& x, const Var& weight, double eps, const Tensor& cos = {},
               const Tensor& sin = {}, RopeStyle style = RopeStyle::pairs);
 

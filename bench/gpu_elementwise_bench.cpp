@@ -4,7 +4,7 @@
 #include "bench/gpu_shapes.h"
 #include "kernels/elementwise.h"
 #include "kernels/glu.h"
-#include "kernels/norm_rope.h"
+#include "kernels/qk_norm_rope.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
 
@@ -34,30 +34,42 @@ void turned(benchmark::State& state, int64_t batch, int64_t tokens, int64_t head
   against_copy(state, t, 2, shape.numel());
 }
 
-// Keys inside a fused projection, as they are read in place.
+// Queries, keys and values of a fused projection, as they are read in place. The gradient is of the
+// projection: v's is copied into it.
+struct Projection {
+  Tensor qkv, out, dout;
+  QkNormRope p;
+
+  QkvHeads heads(const Tensor& t) const {
+    const int64_t H = t.dim(2) / 3;
+    return {t.slice(2, 0, H), t.slice(2, H, 2 * H), t.slice(2, 2 * H, 3 * H)};
+  }
+};
+
 void norm_turned(benchmark::State& state, int64_t batch, int64_t tokens, int64_t heads, int64_t d,
                  bool gradient) {
-  const Shape shape{batch, tokens, heads, d};
+  const Shape shape{batch, tokens, 3 * heads, d};
   const Timing t = rotate(
       [=](RandomKey key) {
-        Operands o;
-        o.x = normal(key.fold("x"), {batch, tokens, 3, heads, d}).select(2, 1), o.out = room(shape);
-        o.gate = normal(key.fold("weight"), {d}, DType::f32);
-        o.cos = normal(key.fold("cos"), {tokens, d / 2}, DType::f32);
-        o.sin = normal(key.fold("sin"), {tokens, d / 2}, DType::f32);
-        if (gradient) o.y = normal(key.fold("dy"), shape);
+        Projection o;
+        o.qkv = normal(key.fold("x"), shape), o.out = room(shape);
+        o.p.q_weight = normal(key.fold("q"), {d}, DType::f32);
+        o.p.k_weight = normal(key.fold("k"), {d}, DType::f32);
+        o.p.cos = normal(key.fold("cos"), {tokens, d / 2}, DType::f32);
+        o.p.sin = normal(key.fold("sin"), {tokens, d / 2}, DType::f32);
+        if (gradient) o.dout = normal(key.fold("dy"), shape);
         return o;
       },
-      [=](const Operands& o) {
-        NormRope p;
-        p.weight = o.gate, p.cos = o.cos, p.sin = o.sin;
+      [=](const Projection& o) {
+        const QkvHeads x = o.heads(o.qkv), y = o.heads(o.out);
         if (gradient) {
-          cuda::norm_rope_backward(o.x, p, o.y, o.out);
+          cuda::qk_norm_rope_backward(x, o.p, o.heads(o.dout), {y, {}, {}});
         } else {
-          cuda::norm_rope(o.x, p, o.out);
+          cuda::qk_norm_rope({x.q, x.k, {}}, o.p, {y.q, y.k, {}});
         }
       });
-  against_copy(state, t, gradient ? 3 : 2, shape.numel());
+  // Forward: q and k in and out. Backward: q and k, all of dout and dqkv.
+  against_copy(state, t, gradient ? 8 : 4, shape.numel() / 3);
 }
 
 void gated(benchmark::State& state, int64_t batch, int64_t rows, int64_t columns) {
@@ -135,8 +147,8 @@ void add_gpu_elementwise() {
     const int64_t batch = s["batch"], tokens = s["tokens"], columns = s["columns"];
     const int64_t heads = s["heads"], d = s["d"], wide = s["wide"], rows = batch * tokens;
     add("rope", s, [=](State& st) { turned(st, batch, tokens, heads, d); });
-    add("norm_rope", s, [=](State& st) { norm_turned(st, batch, tokens, heads, d, false); });
-    add("norm_rope_backward", s,
+    add("qk_norm_rope", s, [=](State& st) { norm_turned(st, batch, tokens, heads, d, false); });
+    add("qk_norm_rope_backward", s,
         [=](State& st) { norm_turned(st, batch, tokens, heads, d, true); });
     add("gate_residual", s, [=](State& st) { gated(st, batch, rows, columns); });
     add("gelu_tanh", s, [=](State& st) { gelu(st, rows, wide, false); });

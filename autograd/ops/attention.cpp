@@ -3,7 +3,6 @@
 #include "autograd/ops.h"
 #include "autograd/ops/shared.h"
 #include "kernels/dispatch.h"
-#include "kernels/norm_rope.h"
 
 namespace parlo {
 
@@ -73,27 +72,6 @@ Var rope(const Var& x, const Tensor& cosines, const Tensor& sines, RopeStyle sty
                   DISPATCH(dy.device(), rope(dy, cos, sin, style, true, dx));
                   return {dx};
                 });
-}
-
-Var norm_rope(const Var& x, const Var& weight, double eps, const Tensor& cosines,
-              const Tensor& sines, RopeStyle style) {
-  CHECK(x.rank() == 4, "norm_rope: expected [B, T, H, D], got ", x.shape());
-  if (weight.requires_grad() || x.dim(3) > kMostHeadColumns) {
-    const Var y = rms_norm(x, weight, eps);
-    return cosines ? rope(y, cosines, sines, style) : y;
-  }
-  NormRope p;
-  const Tensor in = unit_last_stride(x.value());
-  if (weight) p.weight = weight.value();
-  if (cosines) p.cos = cosines.to(in.device()), p.sin = sines.to(in.device());
-  p.style = style, p.eps = eps;
-  const Tensor y = Tensor::empty(in.shape(), in.dtype(), in.device());
-  DISPATCH(in.device(), norm_rope(in, p, y));
-  return record("norm_rope", y, {x}, [in, p](const Tensor& dy, const Need&) -> std::vector<Tensor> {
-    const Tensor dx = Tensor::empty(in.shape(), in.dtype(), in.device());
-    DISPATCH(in.device(), norm_rope_backward(in, p, dy, dx));
-    return {dx};
-  });
 }
 
 }  // namespace parlo
