@@ -39,7 +39,7 @@ QkNormRope kernel_params(const char* name, const HeadParams& given, const Tensor
 
 // What came for a result, or zeros.
 Tensor gradient(const Tensor& dy, const Tensor& result) {
-  return dy || !result ? dy : Tensor::zeros(result.shape(), result.dtype(), result.device());
+  return dy ? dy : Tensor::zeros(result.shape(), result.dtype(), result.device());
 }
 
 // Of q and, where it is there, k.
@@ -55,11 +55,13 @@ std::vector<Var> apart(const char* name, const Var& query, const Var& key,
   const QkvHeads kept = p.norm ? x : y;  // a rotation alone needs no more than shapes
   return record(name, results, {query, key, params.q_weight, params.k_weight},
                 [=](std::span<const Tensor> dys, const Need& need) -> std::vector<Tensor> {
-                  const QkvHeads dout{
-                      gradient(dys[0], y.q), gradient(dys.size() > 1 ? dys[1] : Tensor(), y.k), {}};
-                  const QkNormRopeGrads g{{room_if(need[0], kept.q), room_if(need[1], kept.k), {}},
-                                          room_if(need[2], p.q_weight),
-                                          room_if(need[3], p.k_weight)};
+                  // A result that nothing used costs nothing.
+                  const QkvHeads dout{dys[0], dys.size() > 1 ? dys[1] : Tensor(), {}};
+                  const bool q = dout.q.defined(), k = dout.k.defined();
+                  const QkNormRopeGrads g{
+                      {room_if(need[0] && q, kept.q), room_if(need[1] && k, kept.k), {}},
+                      room_if(need[2] && q, p.q_weight),
+                      room_if(need[3] && k, p.k_weight)};
                   DISPATCH(kept.q.device(), qk_norm_rope_backward(kept, p, dout, g));
                   return {g.dx.q, g.dx.k, g.dq_weight, g.dk_weight};
                 });

@@ -1,4 +1,5 @@
-// RMS norm of heads and rotary embedding, one token at a time in a buffer that stays in the L1.
+// RMS norm of heads and rotary embedding, some tokens at a time while they are in the L1. The loops
+// of norms want many rows side by side: tokens whose heads are not are gathered first.
 #include "kernels/qk_norm_rope.h"
 
 #include <algorithm>
@@ -13,72 +14,138 @@
 namespace parlo::cpu {
 namespace {
 
-// The heads of one token, [H, D] with a stride between heads.
-template <class T>
-T* token(const Tensor& t, int64_t i) {
-  const int64_t steps = t.dim(1);
-  return t.data<T>() + i / steps * t.strides()[0] + i % steps * t.strides()[1];
-}
+constexpr int64_t kRows = 32;  // heads at a time, unless one token has more
 
+// Tokens begin .. + count of a tensor of heads as rows [count * H, D] side by side.
 template <class T>
-void copy_heads(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t heads,
-                int64_t d) {
-  for (int64_t h = 0; h < heads; ++h) std::copy_n(from + h * from_stride, d, to + h * to_stride);
-}
+class TokenRows {
+ public:
+  explicit TokenRows(const Tensor& t) : t_(t), direct_(t && t.is_contiguous()) {}
 
-// Turns the heads in a buffer [H, D]; sign -1 is the inverse.
-template <class T>
-void rotate_heads(const QkNormRope& p, int64_t position, T sign, int64_t heads, int64_t d,
-                  T* buffer) {
-  const T* cos = p.cos.data<T>() + position * (d / 2);
-  const T* sin = p.sin.data<T>() + position * (d / 2);
-  for (int64_t h = 0; h < heads; ++h)
-    rotate(p.style, buffer + h * d, cos, sin, sign, d / 2, buffer + h * d);
-}
-
-template <class T>
-struct Buffers {
-  std::vector<T> x, y, g, rstd;  // y and g: backward
-  NormBlock<T> block;
-
-  Buffers(const HeadsPart& part, const QkNormRope& p) {
-    const int64_t heads = part.any().dim(2), d = part.any().dim(3);
-    x.resize(static_cast<size_t>(heads * d));
-    if (part.dout) y.resize(x.size()), g.resize(x.size());
-    rstd.resize(static_cast<size_t>(heads));
-    block.x = block.y = x.data();
-    block.gain = data_or_null<T>(part.weight);
-    block.rows = heads, block.columns = d, block.eps = p.eps;
-    block.rstd = rstd.data();
+  // Where they are, or copied here.
+  const T* read(int64_t begin, int64_t count) {
+    if (direct_) return at(begin);
+    copy(begin, count, [](T* from, T* here, int64_t d) { std::copy_n(from, d, here); });
+    return room_.data();
   }
+  T* read_copy(int64_t begin, int64_t count) {
+    if (direct_) {
+      room_.assign(at(begin), at(begin) + count * values());
+    } else {
+      read(begin, count);
+    }
+    return room_.data();
+  }
+  // Where they will be: written by write().
+  T* place(int64_t begin, int64_t count) {
+    if (direct_) return at(begin);
+    room_.resize(static_cast<size_t>(count * values()));
+    return room_.data();
+  }
+  void write(int64_t begin, int64_t count) {
+    if (!direct_) copy(begin, count, [](T* to, T* here, int64_t d) { std::copy_n(here, d, to); });
+  }
+
+ private:
+  int64_t values() const { return t_.dim(2) * t_.dim(3); }
+  T* at(int64_t i) const {
+    const int64_t steps = t_.dim(1);
+    return t_.data<T>() + i / steps * t_.strides()[0] + i % steps * t_.strides()[1];
+  }
+  template <class Move>
+  void copy(int64_t begin, int64_t count, Move move) {
+    const int64_t heads = t_.dim(2), d = t_.dim(3), step = t_.strides()[2];
+    room_.resize(static_cast<size_t>(count * values()));
+    T* here = room_.data();
+    for (int64_t i = 0; i < count; ++i) {
+      T* token = at(begin + i);
+      if (step == d) move(token, here + i * heads * d, heads * d);
+      for (int64_t h = 0; step != d && h < heads; ++h)
+        move(token + h * step, here + (i * heads + h) * d, d);
+    }
+  }
+
+  const Tensor& t_;
+  bool direct_;
+  std::vector<T> room_;
 };
 
+// Turns the heads of tokens begin .. + count; sign -1 is the inverse.
 template <class T>
-void forward_token(const HeadsPart& part, const QkNormRope& p, int64_t i, Buffers<T>& b) {
-  const int64_t heads = part.out.dim(2), d = part.out.dim(3);
-  copy_heads<T>(token<T>(part.x, i), part.x.strides()[2], b.x.data(), d, heads, d);
-  if (part.norm) norm_loops<T>().rms_norm(b.block);
-  if (part.rotates) rotate_heads<T>(p, i % part.out.dim(1), T{1}, heads, d, b.x.data());
-  copy_heads<T>(b.x.data(), d, token<T>(part.out, i), part.out.strides()[2], heads, d);
+void rotate_tokens(const HeadsPart& part, const QkNormRope& p, T sign, int64_t begin, int64_t count,
+                   T* rows) {
+  if (!part.rotates) return;
+  const int64_t steps = part.any().dim(1), heads = part.any().dim(2), d = part.any().dim(3);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = (begin + i) % steps * (d / 2);
+    const T *cos = p.cos.data<T>() + at, *sin = p.sin.data<T>() + at;
+    for (int64_t h = 0; h < heads; ++h, rows += d)
+      rotate(p.style, rows, cos, sin, sign, d / 2, rows);
+  }
+}
+
+// body(begin, count) for the tokens of [first, last).
+template <class Body>
+void for_tokens(const HeadsPart& part, int64_t first, int64_t last, Body&& body) {
+  const int64_t step = ceil_div(kRows, std::max<int64_t>(1, part.any().dim(2)));
+  for (int64_t begin = first; begin < last; begin += step)
+    body(begin, std::min(step, last - begin));
+}
+
+template <class T>
+NormBlock<T> block_of(const HeadsPart& part, const QkNormRope& p, int64_t count, const T* x,
+                      std::vector<T>& rstd) {
+  NormBlock<T> b;
+  b.x = x, b.gain = data_or_null<T>(part.weight);
+  b.rows = count * part.any().dim(2), b.columns = part.any().dim(3), b.eps = p.eps;
+  rstd.resize(static_cast<size_t>(b.rows));
+  b.rstd = rstd.data();
+  return b;
+}
+
+template <class T>
+void forward_tokens(const HeadsPart& part, const QkNormRope& p, int64_t first, int64_t last) {
+  const int64_t values = part.out.dim(2) * part.out.dim(3);
+  TokenRows<T> x(part.x), out(part.out);
+  std::vector<T> rstd;
+  for_tokens(part, first, last, [&](int64_t begin, int64_t count) {
+    const T* from = x.read(begin, count);
+    T* to = out.place(begin, count);
+    if (part.norm) {
+      NormBlock<T> block = block_of<T>(part, p, count, from, rstd);
+      block.y = to;
+      norm_loops<T>().rms_norm(block);
+    } else if (from != to) {
+      std::copy_n(from, count * values, to);
+    }
+    rotate_tokens<T>(part, p, T{1}, begin, count, to);
+    out.write(begin, count);
+  });
 }
 
 // Adds sum of dout xhat over heads to dweight, if there is one.
 template <class T>
-void backward_token(const HeadsPart& part, const QkNormRope& p, int64_t i, Buffers<T>& b,
-                    T* dweight) {
-  const int64_t heads = part.dout.dim(2), d = part.dout.dim(3);
-  copy_heads<T>(token<T>(part.dout, i), part.dout.strides()[2], b.g.data(), d, heads, d);
-  if (part.rotates) rotate_heads<T>(p, i % part.dout.dim(1), T{-1}, heads, d, b.g.data());
-  if (part.norm) {
-    NormBlock<T> block = b.block;
-    copy_heads<T>(token<T>(part.x, i), part.x.strides()[2], b.x.data(), d, heads, d);
-    block.y = b.y.data();
-    norm_loops<T>().rms_norm(block);  // for its rstd
-    block.dy = b.g.data(), block.dx = b.g.data(), block.dy_xhat = dweight;
-    norm_loops<T>().rms_norm_backward(block);
-  }
-  if (part.out)
-    copy_heads<T>(b.g.data(), d, token<T>(part.out, i), part.out.strides()[2], heads, d);
+void backward_tokens(const HeadsPart& part, const QkNormRope& p, int64_t first, int64_t last,
+                     T* dweight) {
+  TokenRows<T> x(part.x), dout(part.dout), out(part.out);
+  std::vector<T> rstd, y;
+  for_tokens(part, first, last, [&](int64_t begin, int64_t count) {
+    T* g = dout.read_copy(begin, count);
+    rotate_tokens<T>(part, p, T{-1}, begin, count, g);
+    T* dx = part.out ? out.place(begin, count) : nullptr;
+    const int64_t values = count * part.dout.dim(2) * part.dout.dim(3);
+    if (part.norm) {
+      NormBlock<T> block = block_of<T>(part, p, count, x.read(begin, count), rstd);
+      y.resize(static_cast<size_t>(values));
+      block.y = y.data();
+      norm_loops<T>().rms_norm(block);  // for its rstd
+      block.dy = g, block.dx = dx, block.dy_xhat = dweight;
+      norm_loops<T>().rms_norm_backward(block);
+    } else if (dx) {
+      std::copy_n(g, values, dx);
+    }
+    if (part.out) out.write(begin, count);
+  });
 }
 
 // Sums over blocks of tokens, which are added in order.
@@ -88,10 +155,9 @@ void backward_part(const HeadsPart& part, const QkNormRope& p) {
   const int64_t rows = row_grain(part.dout.dim(2) * d), blocks = ceil_div(tokens, rows);
   const Tensor sums = part.dweight ? Tensor::zeros({blocks, d}, part.dout.dtype()) : Tensor();
   parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
-    Buffers<T> buffers(part, p);
     for (int64_t k = begin; k < end; ++k)
-      for (int64_t i = k * rows; i < std::min(tokens, (k + 1) * rows); ++i)
-        backward_token<T>(part, p, i, buffers, sums ? sums.data<T>() + k * d : nullptr);
+      backward_tokens<T>(part, p, k * rows, std::min(tokens, (k + 1) * rows),
+                         sums ? sums.data<T>() + k * d : nullptr);
   });
   if (!part.dweight) return;
   std::vector<double> total(static_cast<size_t>(d));
@@ -106,10 +172,8 @@ void qk_norm_rope(const QkvHeads& x, const QkNormRope& p, const QkvHeads& out) {
     visit_float(part.out.dtype(), "qk_norm_rope", [&](auto type) {
       using T = decltype(type);
       const int64_t grain = row_grain(part.out.dim(2) * part.out.dim(3));
-      parallel_for(part.out.dim(0) * part.out.dim(1), grain, [&](int64_t begin, int64_t end) {
-        Buffers<T> buffers(part, p);
-        for (int64_t i = begin; i < end; ++i) forward_token<T>(part, p, i, buffers);
-      });
+      parallel_for(part.out.dim(0) * part.out.dim(1), grain,
+                   [&](int64_t begin, int64_t end) { forward_tokens<T>(part, p, begin, end); });
     });
   }
 }

@@ -78,6 +78,17 @@ TEST_CASE("qk_norm_rope of queries and keys apart") {
   check_close(check_op("qk_norm_rope", fused, in), run_op(twin, in, std::vector<bool>(4)).y);
 }
 
+TEST_CASE("qk_norm_rope of queries that nothing uses gives them no gradient") {
+  const Var q(normal64({1, 2, 2, 4}, 1), true), k(normal64({1, 2, 2, 4}, 2), true);
+  HeadParams p;
+  p.q_weight = Var(normal64({4}, 3), true), p.k_weight = Var(normal64({4}, 4), true);
+  backward(sum(square(qk_norm_rope(q, k, p).k)));
+  CHECK(!q.grad().defined());
+  CHECK(!p.q_weight.grad().defined());
+  CHECK(k.grad().defined());
+  CHECK(p.k_weight.grad().defined());
+}
+
 TEST_CASE("results of one op inside a checkpoint, used twice or not at all") {
   const Tensor x = normal64({2, 3, 4, 6}, 1), w = normal64({6}, 2);
   const auto run = [&](bool again) {
