@@ -105,8 +105,9 @@ std::vector<Var> AdaLayerNorm::operator()(const Var& silu_temb) const {
 
 QkvStream::Out QkvStream::operator()(const Var& x) const {
   Out out{split_heads(q(x), heads), split_heads(k(x), heads), split_heads(v(x), heads)};
-  if (norm_q) out.q = rms_norm(out.q, norm_q, kRmsEps);
-  if (norm_k) out.k = rms_norm(out.k, norm_k, kRmsEps);
+  if (!norm_q) return out;
+  const HeadVars normed = qk_norm_rope(out.q, out.k, {true, norm_q, norm_k, kRmsEps, {}, {}, {}});
+  out.q = normed.q, out.k = normed.k;
   return out;
 }
 
