@@ -1,8 +1,9 @@
 // Norms in bf16 against the copy: layer norm with modulation (scale and shift per sample), its
-// gradient with frozen parameters, and the RMS norm of queries or keys per head.
+// gradient with frozen parameters, and RMS norms: of rows, of queries or keys per head, of a sum
+// that is kept.
 #include "bench/gpu_measure.h"
 #include "bench/gpu_shapes.h"
-#include "kernels/norm.h"
+#include "kernels/add_rms_norm.h"
 
 namespace parlo::bench {
 namespace {
@@ -54,6 +55,33 @@ void rms(benchmark::State& state, int64_t rows, int64_t columns) {
   report(state, t, {0, 4.0 * static_cast<double>(rows * columns)});
 }
 
+// x and residual are read, their sum and its norm written; backward: sum, dy and dsum, dx.
+struct Sums {
+  Tensor x, residual, sum, y, rstd;
+  NormParams p;
+};
+
+void rms_of_sum(benchmark::State& state, int64_t rows, int64_t columns, bool gradient) {
+  const Timing t = rotate(
+      [=](RandomKey key) {
+        Sums o;
+        o.x = normal(key.fold("x"), {rows, columns});
+        o.residual = normal(key.fold("r"), {rows, columns});
+        o.sum = gradient ? normal(key.fold("sum"), {rows, columns}) : room({rows, columns});
+        o.y = room({rows, columns}), o.p.weight = normal(key.fold("weight"), {columns});
+        o.rstd = gradient ? Tensor::full({rows}, 1, DType::f32, kGpu) : room({rows}, DType::f32);
+        return o;
+      },
+      [=](const Sums& o) {
+        if (gradient) {
+          cuda::add_rms_norm_backward(o.sum, o.p, o.rstd, o.x, o.residual, o.y, {});
+        } else {
+          cuda::add_rms_norm(o.x, o.residual, o.p, o.sum, o.y, o.rstd);
+        }
+      });
+  report(state, t, {0, 8.0 * static_cast<double>(rows * columns)});
+}
+
 }  // namespace
 
 void add_gpu_norm() {
@@ -68,6 +96,8 @@ void add_gpu_norm() {
     add("layer_norm_modulated_backward",
         [=](State& st) { modulated_backward(st, batch, rows, columns); });
     add("rms_norm", [=](State& st) { rms(st, rows, columns); });
+    add("add_rms_norm", [=](State& st) { rms_of_sum(st, rows, columns, false); });
+    add("add_rms_norm_backward", [=](State& st) { rms_of_sum(st, rows, columns, true); });
     add("qk_norm", [=](State& st) { rms(st, rows * heads, d); });
   }
 }

@@ -1,5 +1,5 @@
-"""RoPE, gate and residual, GELU and its gradient, softmax, AdamW and the flow sampler's step: eager
-and compiled."""
+"""RoPE alone and behind the norms of a projection, gate and residual, SwiGLU, GELU and its gradient,
+softmax, AdamW and the flow sampler's step: eager and compiled."""
 import math
 
 import torch
@@ -12,6 +12,18 @@ def rope(x, cos, sin):  # x [B, T, H, D]; cos, sin [T, D/2]; neighbours are pair
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos[:, None], sin[:, None]
     return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)
+
+
+def qk_norm_rope(qkv, wq, wk, cos, sin):  # qkv [B, T, 3, H, D]; v is a view
+    q, k, v = qkv.unbind(2)
+    d = qkv.shape[-1:]
+    return (rope(F.rms_norm(q, d, wq, eps=1e-6), cos, sin),
+            rope(F.rms_norm(k, d, wk, eps=1e-6), cos, sin), v)
+
+
+def swiglu(x):  # [R, 2 F]
+    a, b = x.chunk(2, -1)
+    return F.silu(a) * b
 
 
 def gate_residual(residual, gate, y):  # [B, T, C], gate [B, C]
@@ -66,6 +78,21 @@ def both(results: Results, name: str, function, make, graph: bool = True) -> Non
     results.add(name, "compiled", make, lambda o: fast(*o), graph)
 
 
+def both_backward(results: Results, name: str, function, make) -> None:
+    """The gradient of the first operand."""
+    for variant in ("eager", "compiled"):
+        def prepare(call=function if variant == "eager" else compiled(function)):
+            with torch.enable_grad():
+                x, *rest = make()
+                x.requires_grad_()
+                y = call(x, *rest)
+            y = y if isinstance(y, tuple) else (y,)
+            return y, x, tuple(torch.randn_like(part) for part in y)
+
+        results.add(name, variant, prepare,
+                    lambda o: torch.autograd.grad(o[0], o[1], o[2], retain_graph=True))
+
+
 def optimiser(n: int, average: bool):
     parameter = normal(n, dtype=F32, grad=True)
     parameter.grad = normal(n, dtype=F32)
@@ -105,12 +132,24 @@ def main() -> None:
             both(results, f"rope/{name}", rope, lambda: (
                 normal(batch, tokens, heads, d), normal(tokens, d // 2, dtype=F32),
                 normal(tokens, d // 2, dtype=F32)))
+            def make_heads():
+                return (normal(batch, tokens, 3, heads, d), normal(d), normal(d),
+                        normal(tokens, d // 2, dtype=F32), normal(tokens, d // 2, dtype=F32))
+
+            both(results, f"qk_norm_rope/{name}", qk_norm_rope, make_heads)
+            both_backward(results, f"qk_norm_rope_backward/{name}", qk_norm_rope, make_heads)
             both(results, f"gate_residual/{name}", gate_residual, lambda: (
                 normal(batch, tokens, columns), normal(batch, columns),
                 normal(batch, tokens, columns)))
             both(results, f"gelu_tanh/{name}", gelu, lambda: (normal(batch * tokens, wide),))
             both(results, f"gelu_tanh_backward/{name}", gelu_backward, lambda: (
                 normal(batch * tokens, wide), normal(batch * tokens, wide)))
+        for s in shapes("swiglu"):
+            def make_rows():
+                return (normal(s["rows"], 2 * s["columns"]),)
+
+            both(results, f"swiglu/{s['name']}", swiglu, make_rows)
+            both_backward(results, f"swiglu_backward/{s['name']}", swiglu, make_rows)
         for s in shapes("softmax"):
             both(results, f"softmax/{s['name']}", softmax, lambda: (
                 normal(s["rows"], s["columns"]),))
