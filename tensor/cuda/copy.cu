@@ -1,6 +1,6 @@
 // Strided and converting copies on one GPU, and fills: Tensor::copy_from's twin.
-// Floor: bytes read + bytes written. Rows that are whole on both sides move 16 bytes a thread;
-// everything else one element a thread, its place found by division.
+// Floor: bytes read + bytes written. A thread moves 16, 8 or 4 bytes where rows on both sides
+// consist of them, else one element, its place found by division.
 #include "tensor/copy_walk.h"
 #include "tensor/cuda/launch.cuh"
 #include "tensor/device_memory.h"
@@ -41,7 +41,7 @@ __device__ Offsets<Index> offsets_of(const Walk<Index>& w, Index i) {
   return at;
 }
 
-// T: any type of the element's size, or 16 bytes of them with shapes and strides to match.
+// T: any type of the element's size, or of several of them with shapes and strides to match.
 template <class T, class Index>
 __global__ void __launch_bounds__(kThreads)
     copy_kernel(T* __restrict__ to, const T* __restrict__ from, Walk<Index> w, Index n) {
@@ -147,13 +147,16 @@ void copy_elements(const Tensor& dst, const Tensor& src, const CopyWalk& walk) {
   });
 }
 
-// The walk in units of 16 bytes; false where a row does not divide into them.
+// The walk in units of U; false where a row does not divide into them.
+template <class U>
 bool in_units(const Tensor& dst, const Tensor& src, CopyWalk& w) {
-  const auto unit = static_cast<int64_t>(16 / dtype_size(dst.dtype()));
+  constexpr auto kBytes = static_cast<int64_t>(sizeof(U));
+  const int64_t unit = kBytes / static_cast<int64_t>(dtype_size(dst.dtype()));
   const int last = w.shape.rank() - 1;
   const auto aligned = [](const Tensor& t) {
-    return reinterpret_cast<uintptr_t>(t.raw()) % 16 == 0;
+    return reinterpret_cast<uintptr_t>(t.raw()) % kBytes == 0;
   };
+  if (unit < 2) return false;
   if (w.from[last] != 1 || w.to[last] != 1 || !aligned(dst) || !aligned(src)) return false;
   if (w.shape[last] % unit != 0) return false;
   for (int i = 0; i < last; ++i) {
@@ -165,7 +168,9 @@ bool in_units(const Tensor& dst, const Tensor& src, CopyWalk& w) {
 }
 
 void copy_same(const Tensor& dst, const Tensor& src, CopyWalk w) {
-  if (in_units(dst, src, w)) return copy_elements<uint4>(dst, src, w);
+  if (in_units<uint4>(dst, src, w)) return copy_elements<uint4>(dst, src, w);
+  if (in_units<uint64_t>(dst, src, w)) return copy_elements<uint64_t>(dst, src, w);
+  if (in_units<uint32_t>(dst, src, w)) return copy_elements<uint32_t>(dst, src, w);  // patches of 2
   switch (dtype_size(dst.dtype())) {
     case 8:
       return copy_elements<uint64_t>(dst, src, w);

@@ -41,7 +41,7 @@ TEST_CASE("gpu: every conversion is the CPU's") {
   }
 }
 
-TEST_CASE("gpu: strided copies, in units of 16 bytes and not") {
+TEST_CASE("gpu: strided copies, in units of 16, 8 and 4 bytes and not") {
   for (const DType dtype : {DType::f32, DType::bf16, DType::i64, DType::u8}) {
     for (const int64_t width : {1, 5, 16, 32}) {
       const Tensor x = random_tensor({3, 4, width, 6}, 1, DType::f32, 20).to(dtype);
@@ -49,6 +49,8 @@ TEST_CASE("gpu: strided copies, in units of 16 bytes and not") {
       check_same(g.permute({2, 0, 3, 1}).contiguous(), x.permute({2, 0, 3, 1}).contiguous());
       check_same(g.transpose(1, 2).contiguous(), x.transpose(1, 2).contiguous());
       check_same(g.slice(1, 1, 3).contiguous(), x.slice(1, 1, 3).contiguous());
+      for (const int64_t at : {0, 1, 2})  // rows of four elements, aligned or not
+        check_same(g.slice(3, at, at + 4).contiguous(), x.slice(3, at, at + 4).contiguous());
       check_same(g.slice(2, 0, 1).expand({3, 4, 7, 6}).contiguous(),
                  x.slice(2, 0, 1).expand({3, 4, 7, 6}).contiguous());
       const Tensor into = Tensor::zeros({3, 4, width + 2, 6}, dtype), there = into.to(kGpu);
