@@ -1,5 +1,6 @@
-// Maps over activations in bf16 against the copy: RoPE, gate and residual, GELU and its gradient,
-// softmax over rows. Bytes are those a call must read and write.
+// Maps over activations in bf16 against the copy: RoPE alone and behind the norms of a projection,
+// gate and residual, GELU and SwiGLU with their gradients, softmax over rows. Bytes are those a
+// call must read and write.
 #include "bench/gpu_measure.h"
 #include "bench/gpu_shapes.h"
 #include "kernels/elementwise.h"
