@@ -14,7 +14,8 @@ Sd3Pipeline::Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer,
       tokenizer_(std::move(tokenizer)),
       shift_(shift) {}
 
-std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& folder, Device device) {
+std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& folder, Device device,
+                                               DType dtype) {
   CHECK(std::filesystem::is_directory(folder), folder.string(),
         ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
   for (const char* absent : {"vae", "text_encoder_2", "text_encoder_3"}) {
@@ -29,6 +30,7 @@ std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& fold
       std::make_shared<ClipTokenizer>(ClipTokenizer::load(folder / "tokenizer")),
       scheduler.number("shift", 1.0));
   pipeline->to(device);
+  if (dtype == DType::bf16) pipeline->transformer().narrow();
   return pipeline;
 }
 

@@ -18,7 +18,9 @@ class Sd3Pipeline : public FlowModel {
  public:
   Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer, std::shared_ptr<ClipTextModel> encoder,
               std::shared_ptr<ClipTokenizer> tokenizer, double shift);
-  static std::unique_ptr<Sd3Pipeline> load(const std::filesystem::path& folder, Device device = {});
+  // dtype bf16 narrows the transformer.
+  static std::unique_ptr<Sd3Pipeline> load(const std::filesystem::path& folder, Device device = {},
+                                           DType dtype = DType::f32);
 
   Shape latent_shape() const override;
   Condition encode(std::span<const std::string> prompts) override;

@@ -208,6 +208,11 @@ Sd3Transformer::Sd3Transformer(const Sd3Config& config) : config_(config) {
   proj_out_ = Linear(root / "proj_out", width, c.patch_size * c.patch_size * c.out_channels);
 }
 
+void Sd3Transformer::narrow() {
+  params_.narrow_weights();
+  compute = params_.device().is_cpu() ? DType::f32 : DType::bf16;
+}
+
 Var Sd3Transformer::positions(int64_t height, int64_t width) const {
   const int64_t max = config_.pos_embed_max_size;
   CHECK(height <= max && width <= max, "Sd3Transformer: ", height, "x", width,

@@ -96,6 +96,9 @@ class Sd3Transformer {
   void zero_output_layers();
   // Recompute every block in the backward instead of keeping its inner values.
   bool checkpoint_blocks = false;
+  // Frozen matrices become bf16, and on a GPU the activations between input and output as well
+  // (`compute`); statistics, softmax and adapters stay f32. Call it where the model will run.
+  void narrow();
   // Of activations between input and output, which keep their own; bf16 needs a GPU.
   DType compute = DType::f32;
 

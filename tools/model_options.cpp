@@ -9,8 +9,24 @@
 
 namespace parlo {
 
+void add_dtype_flag(CLI::App& app, std::string& dtype) {
+  app.add_option("--dtype", dtype,
+                 "f32, or bf16: frozen weights, and on a GPU activations; folded weights are "
+                 "rounded to it")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16"}));
+}
+
+std::unique_ptr<FlowModel> open_model(const std::string& base, Device device,
+                                      const std::string& dtype) {
+  const std::filesystem::path folder = base.empty() ? signs_base() : std::filesystem::path(base);
+  require_folder(folder, "--base", "a model folder with transformer/, text_encoder/, tokenizer/");
+  return Sd3Pipeline::load(folder, device, dtype == "bf16" ? DType::bf16 : DType::f32);
+}
+
 void add_model_flags(CLI::App& app, ModelOptions& o) {
   app.add_option("--base", o.base, "Model folder; default: the built-in world's");
+  add_dtype_flag(app, o.dtype);
   app.add_option("--steps", o.draw.steps, "Sampler steps")->capture_default_str();
   app.add_option("--guidance", o.draw.guidance, "Classifier-free guidance; 1: none")
       ->capture_default_str();
@@ -26,9 +42,7 @@ std::unique_ptr<FlowModel> load_model(const ModelOptions& o, Device device) {
   if (!std::isfinite(o.draw.guidance)) {
     throw UsageError(concat("--guidance ", o.draw.guidance, ": expected a finite number"));
   }
-  const std::filesystem::path base = o.base.empty() ? signs_base() : std::filesystem::path(o.base);
-  require_folder(base, "--base", "a model folder with transformer/, text_encoder/, tokenizer/");
-  return Sd3Pipeline::load(base, device);
+  return open_model(o.base, device, o.dtype);
 }
 
 void put_on(FlowModel& model, const std::string& adapter) {

@@ -12,9 +12,16 @@
 
 namespace parlo {
 
+// What a base model's weights and activations are computed in.
+void add_dtype_flag(CLI::App& app, std::string& dtype);
+// A model folder, or the built-in world's where `base` is empty; UsageError where there is none.
+std::unique_ptr<FlowModel> open_model(const std::string& base, Device device,
+                                      const std::string& dtype);
+
 struct ModelOptions {
   std::string base;  // empty: the built-in world's
-  EvalConfig draw;   // steps, guidance, batch; the seed comes from --seed
+  std::string dtype = "f32";
+  EvalConfig draw;  // steps, guidance, batch; the seed comes from --seed
 };
 
 void add_model_flags(CLI::App& app, ModelOptions& options);

@@ -7,10 +7,10 @@
 #include <set>
 #include <sstream>
 
-#include "models/sd3_pipeline.h"
 #include "rl/rewards/png.h"
 #include "tools/assets.h"
 #include "tools/commands.h"
+#include "tools/model_options.h"
 #include "tools/progress.h"
 #include "tools/report.h"
 #include "tools/run_folder.h"
@@ -240,6 +240,7 @@ void add_train_flags(CLI::App& app, TrainOptions& o) {
   o.run.lora.lora_alpha = 16;
   app.add_option("--base", o.base, "Model folder; default: the built-in world's")
       ->transform(absolute_entry);
+  add_dtype_flag(app, o.dtype);
   app.add_option("--clip", o.clip, "CLIP folder of pickscore; default: the built-in world's")
       ->transform(absolute_entry);
   app.add_option("--train-prompts", o.train_prompts,
@@ -321,10 +322,7 @@ void run_training(TrainOptions o, const fs::path& out) {
   o.run.lora.target_modules = parse_targets(o.targets);
   const std::vector<RewardTask> tasks = make_tasks(o);
   validate(o.run, tasks);
-  const fs::path base = o.base.empty() ? signs_base() : fs::path(o.base);
-  const auto make_model = [&]() -> std::unique_ptr<FlowModel> {
-    return Sd3Pipeline::load(base, o.device);
-  };
+  const auto make_model = [&] { return open_model(o.base, o.device, o.dtype); };
   make_model();  // a bad base is refused before anything is written
   make_folders(out / "samples");
   const FolderLock mine(out);

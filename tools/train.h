@@ -16,6 +16,7 @@ struct TrainOptions {
   Device device;  // what apply(common) gave
   MapReduceConfig run;
   std::string base, clip;
+  std::string dtype = "f32";
   std::vector<std::string> rewards{"ocr", "geneval", "pickscore"};
   std::vector<std::string> lr, morl_weights, train_prompts, eval_prompts;
   std::string targets = "attention+mlp";

@@ -32,8 +32,7 @@ TEST_CASE("gpu: SD3 in bf16 is the reference within its rounding") {
     const GoldenCase c(name);
     const auto model = Sd3Transformer::load(c.folder);
     model->params().to(kGpu);
-    model->params().narrow_weights();
-    model->compute = DType::bf16;
+    model->narrow();
     const char* names[] = {"hidden_states", "timestep", "encoder_hidden_states",
                            "pooled_projections"};
     std::vector<Var> in;

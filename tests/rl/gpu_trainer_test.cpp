@@ -91,8 +91,7 @@ TEST_CASE("gpu: bf16 activations and frozen weights") {
     config.rollout.record = record;
     Bench bench;
     bench.pipeline->to(kGpu);
-    bench.pipeline->params().narrow_weights();
-    bench.pipeline->transformer().compute = DType::bf16;
+    bench.pipeline->transformer().narrow();
     bench.adapter = trained_adapter(bench.model.linears(), 11);
     GrpoTrainer& trainer = bench.start(config);
     std::map<std::string, Tensor> state;

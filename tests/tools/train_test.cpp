@@ -33,6 +33,16 @@ TEST_CASE("a run leaves adapters, log, pictures and summary") {
   CHECK(leftovers(run).empty());
 }
 
+TEST_CASE("a base narrowed to bf16 trains other bits, and as exactly") {
+  const Workshop& w = workshop();
+  REQUIRE(parlo_run(w.train("narrow", {{"--dtype", "bf16"}})).code == 0);
+  const auto log = log_of(w.folder / "narrow");
+  const json& first = log.at("step 1 colorfulness 1");
+  CHECK(std::abs(first.at("ratio_mean").get<double>() - 1) < 0.01);
+  CHECK(first.at("bad_updates") == 0);
+  CHECK((adapters_of(w.folder / "narrow") != adapters_of(finished_run())));
+}
+
 TEST_CASE("a finished run may be resumed: nothing changes") {
   const fs::path run = copy_of_run("again");
   const auto expected = adapters_of(run);
@@ -90,6 +100,7 @@ TEST_CASE("bad flags: exit code 2 and nothing written") {
       {{{"--eval-steps", "0"}}, "evaluation sampler steps is 0"},
       {{{"--device", "cuda:0"}}, "--device cuda:0"},
       {{{"--config", "missing.toml"}}, "missing.toml"},
+      {{{"--dtype", "f16"}}, "f16"},
   };
   for (const Case& c : cases) {
     check_refused(parlo_run(w.train("refused", c.flags)), 2, c.part);
@@ -179,8 +190,8 @@ TEST_CASE("a broken base is refused before anything is written") {
       broken("base_json",
              [&](const fs::path& b) { write_file(b / "transformer" / "config.json", "{\"a\": "); }),
       1, "config.json");
-  check_refused(parlo_run(w.train("never", {{"--base", w.folder / "no_base"}})), 1,
-                "no_base: no such folder");
+  check_refused(parlo_run(w.train("never", {{"--base", w.folder / "no_base"}})), 2,
+                "no_base does not exist");
   CHECK(!fs::exists(w.folder / "never"));
 }
 
