@@ -30,8 +30,12 @@ TensorMap tensor_map(const TensorMapArgs& args) {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
-    CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                cudaEnableDefault, &found));
+    const char* name = "cuTensorMapEncodeTiled";
+#if CUDART_VERSION >= 12050
+    CUDA_CHECK(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found));
+#else
+    CUDA_CHECK(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &found));
+#endif
     CHECK(found == cudaDriverEntryPointSuccess && function,
           "cuTensorMapEncodeTiled: not in this driver; CUDA 12 or later is needed");
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
