@@ -17,8 +17,9 @@ Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias)
   if (with_bias) bias = scope.param("bias", {out}, Init::zeros());
 }
 
-Var Linear::operator()(const Var& x, Activation activation, const Var& residual) const {
-  return linear(x, weight, bias, {activation, residual, adapter.get()});
+Var Linear::operator()(const Var& x, Activation activation, const Var& residual,
+                       const Var& gate) const {
+  return linear(x, weight, bias, {activation, residual, adapter.get(), {}, gate});
 }
 
 LayerNorm::LayerNorm(const Scope& scope, int64_t channels, double eps_)

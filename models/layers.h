@@ -10,8 +10,9 @@
 
 namespace parlo {
 
-// y = x w' + bias, plus the active low-rank adapter. Adapters are attached and switched by lora/;
-// `adapter` null means the frozen base.
+// y = x w' + bias, plus the active low-rank adapter, then activation, gate and residual as
+// LinearExtras has them. Adapters are attached and switched by lora/; `adapter` null means the
+// frozen base.
 struct Linear {
   std::string name;
   Var weight, bias;
@@ -19,8 +20,12 @@ struct Linear {
 
   Linear() = default;
   Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias = true);
-  Var operator()(const Var& x, Activation activation = Activation::none,
-                 const Var& residual = {}) const;
+  Var operator()(const Var& x, Activation activation = Activation::none, const Var& residual = {},
+                 const Var& gate = {}) const;
+  // residual + gate * y
+  Var gated(const Var& x, const Var& gate, const Var& residual) const {
+    return (*this)(x, Activation::none, residual, gate);
+  }
 };
 
 // Affine layer norm over the last axis.

@@ -172,16 +172,15 @@ void Sd3Block::operator()(Var& x, Var& c, const Var& silu_temb) const {
   // The last block discards the text half of the result, so it never computes it.
   const TokenVars o = joint_attention({a.q, last ? Var() : b.q}, {a.k, b.k}, {a.v, b.v}, args);
   const Var block_input = x;
-  x = gate_residual(x, m[2], to_out(join_heads(o.first)));
+  x = to_out.gated(join_heads(o.first), m[2], x);
   if (dual) {
     const QkvStream::Out s = second(modulate(block_input, m[6], m[7]));
-    x = gate_residual(x, m[8], second_out(join_heads(attention(s.q, s.k, s.v, args))));
+    x = second_out.gated(join_heads(attention(s.q, s.k, s.v, args)), m[8], x);
   }
-  x = gate_residual(x, m[5], ff_out(ff_in(modulate(x, m[3], m[4]), Activation::gelu_tanh)));
+  x = ff_out.gated(ff_in(modulate(x, m[3], m[4]), Activation::gelu_tanh), m[5], x);
   if (last) return;
-  c = gate_residual(c, n[2], to_add_out(join_heads(o.second)));
-  c = gate_residual(c, n[5],
-                    ff_context_out(ff_context_in(modulate(c, n[3], n[4]), Activation::gelu_tanh)));
+  c = to_add_out.gated(join_heads(o.second), n[2], c);
+  c = ff_context_out.gated(ff_context_in(modulate(c, n[3], n[4]), Activation::gelu_tanh), n[5], c);
 }
 
 Sd3Transformer::Sd3Transformer(const Sd3Config& config) : config_(config) {
