@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/common.cuh"
-#include "kernels/cuda/gemm_wgmma.cuh"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/matmul.h"
 
 namespace parlo::cuda {
@@ -125,7 +125,7 @@ __device__ __forceinline__ void multiply(float (&d)[Tile::kSums], uint32_t stage
   const uint32_t left = stage + group * (64 * 128), right = stage + Tile::kLeft;
   const uint64_t b = Tile::kTurned ? ptx::descriptor(right + step * (16 * 128), Tile::kPart, 1024)
                                    : ptx::descriptor(right + step * 32, 16, 1024);
-  ptx::wgmma_tile<Tile::kTurned>(d, ptx::descriptor(left + step * 32, 16, 1024), b, true);
+  ptx::wgmma<Tile::kTurned>(d, ptx::descriptor(left + step * 32, 16, 1024), b, true);
 }
 
 // The sums of a thread's two rows times their segments' scales; rows without a segment start at 0.

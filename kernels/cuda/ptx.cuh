@@ -1,6 +1,7 @@
 // The only inline PTX: copies to shared memory, tensor cores, barriers of Hopper's asynchronous
-// units. Each wrapper has a twin of the same signature for the simulated GPU (ptx_simt.cuh).
-// Source: PTX ISA, sections named at each group. Pointers to shared memory are generic ones.
+// units (those of wgmma in ptx_wgmma.cuh, which only this file includes). Each wrapper has a twin
+// of the same signature for the simulated GPU (ptx_simt.cuh). Source: PTX ISA, sections named at
+// each group. Pointers to shared memory are generic ones.
 #pragma once
 
 #include "tensor/cuda/launch.cuh"
@@ -10,6 +11,7 @@
 #ifdef PARLO_SIMT
 #include "kernels/cuda/ptx_simt.cuh"
 #else
+#include "kernels/cuda/ptx_wgmma.cuh"
 
 namespace parlo::cuda::ptx {
 
@@ -133,74 +135,8 @@ __device__ __forceinline__ void tma_load(void* dst, const TensorMap* map, uint64
       : "memory");
 }
 
-// --- wgmma (sm_90a), four warps: d[64, 8 n] = a b, or += where `add`. Warp w has the rows 16 w ..
-// 16 w + 15; d[4 j .. 4 j + 3] lie as in mma_bf16, of columns 8 j .. ---
-__device__ __forceinline__ void wgmma_fence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void wgmma_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-// Until all but the N latest groups are done; accumulators must not be touched before.
-template <int N>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
-
-#define PARLO_F8(i)                                                                   \
-  "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3]), "+f"(d[(i) + 4]), \
-      "+f"(d[(i) + 5]), "+f"(d[(i) + 6]), "+f"(d[(i) + 7])
-#define PARLO_F32(i) PARLO_F8(i), PARLO_F8((i) + 8), PARLO_F8((i) + 16), PARLO_F8((i) + 24)
-#define PARLO_D32                                                                              \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24," \
-  "%25,%26,%27,%28,%29,%30,%31"
-#define PARLO_D64                                                                     \
-  PARLO_D32                                                                           \
-  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51," \
-  "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-
-// a [64, 16] and b [n, 16], both K-major in shared memory (descriptors).
-__device__ __forceinline__ void wgmma(float (&d)[32], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n .reg .pred p;\n setp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" PARLO_D32
-      "}, %32, %33, p, 1, 1, 0, 0;\n}"
-      : PARLO_F32(0)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-__device__ __forceinline__ void wgmma(float (&d)[64], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n .reg .pred p;\n setp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" PARLO_D64
-      "}, %64, %65, p, 1, 1, 0, 0;\n}"
-      : PARLO_F32(0), PARLO_F32(32)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-// a [64, 16] in registers, as of mma_bf16; b [16, n] N-major in shared memory.
-__device__ __forceinline__ void wgmma(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
-                                      bool add) {
-  asm volatile(
-      "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" PARLO_D32
-      "}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}"
-      : PARLO_F32(0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
-}
-__device__ __forceinline__ void wgmma(float (&d)[64], const uint32_t (&a)[4], uint64_t b,
-                                      bool add) {
-  asm volatile(
-      "{\n .reg .pred p;\n setp.ne.b32 p, %69, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" PARLO_D64
-      "}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}"
-      : PARLO_F32(0), PARLO_F32(32)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
-}
-#undef PARLO_F8
-#undef PARLO_F32
-#undef PARLO_D32
-#undef PARLO_D64
-
-// Registers of each thread of this warpgroup from now on: up to, down to N.
+// --- setmaxnreg (sm_90a): registers of each thread of this warpgroup from now on: up to, down to
+// N. ---
 template <int N>
 __device__ __forceinline__ void setmaxnreg_inc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));

@@ -1,5 +1,5 @@
-// The twins of ptx.cuh on the simulated GPU of tests/simt. `loc` is where the caller stands, for
-// the reports.
+// The twins of ptx.cuh and ptx_wgmma.cuh on the simulated GPU of tests/simt. `loc` is where the
+// caller stands, for the reports.
 #pragma once
 
 #ifdef PARLO_SIMT
@@ -82,9 +82,9 @@ template <int N>
 inline void wgmma_wait(SIMT_HERE) {
   simt::wgmma_wait(N, loc);
 }
-template <int N>
+template <bool Turned = false, int N>
 inline void wgmma(float (&d)[N], uint64_t a, uint64_t b, bool add, SIMT_HERE) {
-  simt::wgmma(d, 2 * N, nullptr, a, b, add, simt::kBf16, false, false, loc);
+  simt::wgmma(d, 2 * N, nullptr, a, b, add, simt::kBf16, false, Turned, loc);
 }
 template <int N>
 inline void wgmma(float (&d)[N], const uint32_t (&a)[4], uint64_t b, bool add, SIMT_HERE) {
