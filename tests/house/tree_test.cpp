@@ -1,5 +1,6 @@
 // The rules of the house that a compiler does not check: includes go one way only, they start at
-// the root, and files stay readable. Each rule is also shown a planted violation.
+// the root, PTX stands where the simulator has a twin, and files stay readable. Each rule is also
+// shown a planted violation.
 
 #include <doctest/doctest.h>
 
@@ -67,15 +68,20 @@ void check_type(const std::string& path, const std::string& line,
 
 void check_file(const fs::path& root, const fs::path& file,
                 std::map<std::string, std::string>& types, std::vector<std::string>& faults) {
-  static const std::regex include(R"re(^\s*#\s*include\s*"([^"]+)")re");
+  static const std::regex include(R"re(^\s*#\s*include\s*"([^"]+)")re"),
+      ptx(R"re(\basm\b.*[("])re");
   const std::string path = fs::relative(file, root).generic_string();
   const std::string folder = path.substr(0, path.find('/'));
+  const bool may_hold_ptx = folder != "kernels" || path.rfind("kernels/cuda/ptx", 0) == 0;
   std::ifstream in(file);
   std::string line;
   int number = 0;
   while (std::getline(in, line)) {
     ++number;
     check_type(path, line, types, faults);
+    if (!may_hold_ptx && std::regex_search(line, ptx)) {
+      faults.push_back(path + ":" + std::to_string(number) + ": PTX outside kernels/cuda/ptx*.cuh");
+    }
     std::smatch match;
     if (!std::regex_search(line, match, include)) continue;
     const std::string why = refusal(path, folder, match[1]);
@@ -157,6 +163,13 @@ TEST_CASE("a lawful include passes") {
   CHECK(faults_of_include("tests/kernels/a_test.cpp", "tests/support.h") == 0);
   CHECK(faults_of_include("bench/a.cpp", "kernels/matmul.h") == 0);
   CHECK(faults_of("rl/a.cpp", "#include <string>\n").empty());
+}
+
+TEST_CASE("PTX outside its files is caught") {
+  const std::string ptx = "  asm volatile(\"bar.sync 0;\");\n";
+  CHECK(faults_of("kernels/cuda/a.cuh", ptx).size() == 1);
+  CHECK(faults_of("kernels/cuda/ptx_a.cuh", ptx).empty());
+  CHECK(faults_of("kernels/cuda/a.cuh", "// the asm of a product\n").empty());
 }
 
 TEST_CASE("two types of one name are caught") {
