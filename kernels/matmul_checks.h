@@ -102,9 +102,9 @@ inline void check_row_gate(const RowGate& gate, int64_t rows, int64_t n, DType d
         dtype_name(dtype), "; convert with Tensor::to");
 }
 
-inline void check_linear(const Tensor& x, const Tensor& w, const Tensor& y,
-                         const LinearArgs& args) {
-  CHECK(x.defined() && w.defined() && y.defined(), "linear: x, w or y is undefined");
+// All but y.
+inline void check_linear_inputs(const Tensor& x, const Tensor& w, const LinearArgs& args) {
+  CHECK(x.defined() && w.defined(), "linear: x or w is undefined");
   CHECK(x.rank() == 2 && w.rank() == 2, "linear: x has shape ", x.shape(), " and w ", w.shape(),
         ", expected (rows, K) and (N, K)");
   const int64_t rows = x.dim(0), k = x.dim(1), n = w.dim(0);
@@ -112,7 +112,6 @@ inline void check_linear(const Tensor& x, const Tensor& w, const Tensor& y,
   check_linear_operand("x", x, {rows, k}, dtype);
   const bool widened = dtype == DType::f32 && w.dtype() == DType::bf16;
   check_linear_operand("w", w, {n, k}, widened ? DType::bf16 : dtype);
-  check_linear_operand("y", y, {rows, n}, dtype);
   if (args.bias) check_shape("linear", "bias", args.bias, {n});
   if (args.pre_activation)
     check_linear_operand("pre_activation", args.pre_activation, {rows, n}, dtype);
@@ -126,6 +125,13 @@ inline void check_linear(const Tensor& x, const Tensor& w, const Tensor& y,
   if (args.low_rank) check_low_rank(*args.low_rank, rows, n, k, dtype);
   check_row_segments(args.low_rank_rows, rows);
   for (const LowRankRows& s : args.low_rank_rows) check_low_rank(s.low_rank, s.rows, n, k, dtype);
+}
+
+inline void check_linear(const Tensor& x, const Tensor& w, const Tensor& y,
+                         const LinearArgs& args) {
+  check_linear_inputs(x, w, args);
+  CHECK(y.defined(), "linear: y is undefined");
+  check_linear_operand("y", y, {x.dim(0), w.dim(0)}, x.dtype());
 }
 
 inline void check_linear_backward(const Tensor& dy, const Tensor& w, const Tensor& dx,

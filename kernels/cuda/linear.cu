@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "kernels/cuda/blas.h"
+#include "kernels/cuda/linear_library.h"
 #include "kernels/cuda/linear_parts.h"
 #include "kernels/cuda/linear_tail.h"
 #include "kernels/cuda/low_rank.h"
@@ -46,14 +47,22 @@ bool try_epilogue(GemmArgs g, const LinearArgs& args) {
   return try_gemm(g);
 }
 
-// The operands as the kernels want them: contiguous, of x's dtype, `down` there and filled.
-void make_ready(LowRank& low, const Tensor& x) {
-  low.a = low.a.to(x.dtype()).contiguous(), low.b = low.b.to(x.dtype()).contiguous();
-  if (!low.down) low.down = Tensor::empty({x.dim(0), low.a.dim(0)}, x.dtype(), x.device());
-  if (!low_rank_down(x, low.a, low.down)) matmul(x, false, low.a, true, low.down);
+}  // namespace
+
+std::vector<LowRankRows> ready_parts(const Tensor& x, const LinearArgs& args) {
+  std::vector<LowRankRows> parts = linear_parts(args, x.dim(0));
+  for (LowRankRows& part : parts) {
+    LowRank& low = part.low_rank;
+    if (!low.a) continue;
+    check_same_device("linear", x, low.a, low.b, low.down);
+    const Tensor rows = x.slice(0, part.first, part.first + part.rows);
+    low.a = low.a.to(x.dtype()).contiguous(), low.b = low.b.to(x.dtype()).contiguous();
+    if (!low.down) low.down = Tensor::empty({part.rows, low.a.dim(0)}, x.dtype(), x.device());
+    if (!low_rank_down(rows, low.a, low.down)) matmul(rows, false, low.a, true, low.down);
+  }
+  return parts;
 }
 
-// A batch of one adapter, whose `down` is filled, or none.
 void linear_library(const Tensor& x, const Tensor& w, const Tensor& y, LinearArgs args) {
   if (args.gate.values) {
     const RowGate gate = std::exchange(args.gate, {});
@@ -82,8 +91,6 @@ void linear_library(const Tensor& x, const Tensor& w, const Tensor& y, LinearArg
   linear_tail(y, args);
 }
 
-}  // namespace
-
 void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs& args) {
   check_linear(x, w, y, args);
   check_same_device("linear", x, w, y, args.bias, args.pre_activation, args.residual,
@@ -92,13 +99,7 @@ void linear(const Tensor& x, const Tensor& w, const Tensor& y, const LinearArgs&
   visit_dtype_gpu(dtype, "linear", [](auto) {});
   LinearArgs ready = args;
   if (args.bias) ready.bias = args.bias.to(dtype).contiguous();
-  std::vector<LowRankRows> parts = linear_parts(args, x.dim(0));
-  for (LowRankRows& part : parts) {
-    LowRank& low = part.low_rank;
-    if (!low.a) continue;
-    check_same_device("linear", x, low.a, low.b, low.down);
-    make_ready(low, x.slice(0, part.first, part.first + part.rows));
-  }
+  const std::vector<LowRankRows> parts = ready_parts(x, args);
   if (y.numel() == 0) return;
   ready.low_rank = nullptr;
   run_linear_parts({x, w, y, false, ready}, parts, [](HopperProduct p, const LowRank* low) {
