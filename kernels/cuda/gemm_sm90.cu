@@ -9,6 +9,10 @@
 // tensor maps of its own, whose rows are its rows: outside they read as zeros, so that a tile
 // across segments takes the steps of each, and a row gets zeros from those of others.
 //
+// A gated linear unit: of w [2 F, K] a tile takes 64 or 128 rows of both halves, n .. and F + n ..,
+// so that the sums of a column of either are in one thread, which multiplies them. The tensor map
+// has the halves as a dimension: one box brings both.
+//
 // Tile and order of the sum follow from N and K alone. Wide tiles read less and pay for it at the
 // way out, which nothing overlaps: they are for long K. Shared memory 193 KiB wide, 97 KiB narrow
 // and two blocks a multiprocessor. Sources: PTX ISA, wgmma and mbarrier.
@@ -54,7 +58,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     const TileCorner c = tile_corner<Tile>(f, tile);
     float d[Tile::kSums];
     consume<Tile>(d, at, ptx::smem_u32(ring), bars, f, c.row, group);
-    finish_tile(d, f, {c.row + group * 64 + warp * 16, c.column});
+    finish_tile<Tile>(d, f, {c.row + group * 64 + warp * 16, c.column});
   }
 #endif
 }
@@ -63,30 +67,32 @@ bool is_empty(const LowRankRows& s) {
   return s.rows == 0 || s.low_rank.down.dim(1) == 0;
 }
 
-// A matrix as TMA reads it, in boxes of 64 columns.
-TensorMapArgs map_of(const Tensor& t, int64_t rows) {
-  const auto n = static_cast<uint64_t>(t.dim(0)), wide = static_cast<uint64_t>(t.dim(1));
-  return {t.raw(), {wide, n, 1, 1}, {wide, wide, wide}, {64, static_cast<uint32_t>(rows), 1, 1}};
+// A matrix as TMA reads it, in boxes of 64 columns and `rows` rows of each of its parts.
+TensorMapArgs map_of(const Tensor& t, uint32_t rows, uint32_t parts = 1) {
+  const auto wide = static_cast<uint64_t>(t.dim(1)), n = static_cast<uint64_t>(t.dim(0)) / parts;
+  return {t.raw(), {wide, n, parts, 1}, {wide, n * wide, n * wide}, {64, rows, parts, 1}};
 }
 
 // Rows [begin, end) with the segments that lie in them.
-template <int Columns, bool Turned>
+template <class Tile>
 void run(const HopperProduct& p, int64_t begin, int64_t end,
          std::span<const LowRankRows> segments) {
-  using Tile = HopperGemmTile<Columns, Turned>;
-  constexpr int kRight = Turned ? Tile::kDepth : Columns;  // rows of a box
+  const auto right = [](const Tensor& t) {
+    constexpr int kBox = Tile::kTurned ? Tile::kDepth : Tile::kColumns;  // its rows
+    return tensor_map(map_of(t, kBox, Tile::kGlu ? 2 : 1));
+  };
   const auto n = [](int64_t i) { return static_cast<int>(i); };
   const LinearArgs args = linear_args_of(p.args, begin, end);
   HopperGemmOperands f{};
   f.rows = n(end - begin), f.columns = n(p.y.dim(1)), f.depth = n(p.x.dim(1));
   f.row_tiles = n(ceil_div(f.rows, Tile::kRows));
-  f.column_tiles = n(ceil_div(f.columns, Columns));
+  f.column_tiles = n(ceil_div(f.columns, Tile::kColumns));
   f.activation = args.activation;
   f.y = pointer<bf16>(p.y.slice(0, begin, end));
   f.bias = pointer<const bf16>(args.bias), f.residual = pointer<const bf16>(args.residual);
   f.pre = pointer<bf16>(args.pre_activation), f.gate = pointer<const bf16>(args.gate.values);
   f.maps.x = tensor_map(map_of(p.x.slice(0, begin, end), Tile::kRows));
-  f.maps.w = tensor_map(map_of(p.w, kRight));
+  f.maps.w = right(p.w);
   if (args.gate.values) {
     f.gate_stride = args.gate.values.strides()[0];
     f.gate_rows = n(args.gate.rows), f.gate_first = n(args.gate.first);
@@ -95,7 +101,7 @@ void run(const HopperProduct& p, int64_t begin, int64_t end,
     if (is_empty(s)) continue;
     const int64_t first = s.first - begin;
     f.maps.down[f.segments] = tensor_map(map_of(s.low_rank.down, Tile::kRows));
-    f.maps.up[f.segments] = tensor_map(map_of(s.low_rank.b, kRight));
+    f.maps.up[f.segments] = right(s.low_rank.b);
     f.segment[f.segments++] = {n(first), n(first + s.rows), n(s.low_rank.down.dim(1)),
                                static_cast<float>(s.low_rank.scale)};
   }
@@ -104,6 +110,15 @@ void run(const HopperProduct& p, int64_t begin, int64_t end,
   launch({"gemm_sm90", blocks_for(int64_t{f.row_tiles} * f.column_tiles, 1, most), Tile::kThreads,
           device, Tile::kShared},
          gemm_sm90_kernel<Tile>, f);
+}
+
+using Run = void (*)(const HopperProduct&, int64_t, int64_t, std::span<const LowRankRows>);
+
+template <RightSide Right>
+Run run_of(const HopperProduct& p) {
+  using Wide = HopperGemmTile<256, Right>;
+  const bool wide = p.x.dim(1) >= kLongDepth && p.y.dim(1) % Wide::kColumns == 0;
+  return wide ? run<Wide> : run<HopperGemmTile<128, Right>>;
 }
 
 bool takes_matrix(const Tensor& t) {
@@ -138,21 +153,16 @@ bool takes_gemm_sm90(const HopperProduct& p) {
 }
 
 void gemm_sm90(const HopperProduct& p) {
+  const Run run = p.glu      ? run_of<RightSide::halves>(p)
+                  : p.turned ? run_of<RightSide::turned>(p)
+                             : run_of<RightSide::plain>(p);
   const std::span<const LowRankRows> all = p.args.low_rank_rows;
-  const int64_t rows = p.x.dim(0), columns = p.y.dim(1);
-  const bool wide = p.x.dim(1) >= kLongDepth && columns % 256 == 0;
+  const int64_t rows = p.x.dim(0);
   size_t segment = 0;
   for (int64_t row = 0; row < rows;) {  // several launches for more segments than one takes
     const size_t next = std::min(all.size(), segment + kMostSegments);
     const int64_t end = next < all.size() ? all[next].first : rows;
-    const auto some = all.subspan(segment, next - segment);
-    if (end > row) {
-      if (p.turned) {
-        wide ? run<256, true>(p, row, end, some) : run<128, true>(p, row, end, some);
-      } else {
-        wide ? run<256, false>(p, row, end, some) : run<128, false>(p, row, end, some);
-      }
-    }
+    if (end > row) run(p, row, end, all.subspan(segment, next - segment));
     row = end, segment = next;
   }
 }

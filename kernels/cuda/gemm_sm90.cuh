@@ -10,16 +10,22 @@ namespace parlo::cuda {
 
 constexpr int kMostSegments = 8;  // of one launch: what fits into a kernel's 4 KiB of parameters
 
-template <int Columns, bool Turned>
+// How the right side lies: [N, K]; [K, N]; or [2 F, K], of which a tile has as many rows of the
+// first half as of the second, so that a thread has both values of a column.
+enum class RightSide { plain, turned, halves };
+
+// Columns of sums.
+template <int Columns, RightSide Right>
 struct HopperGemmTile {
   static constexpr bool kWide = Columns > 128;
   // Two warpgroups multiply, then comes the warp that loads; a whole warpgroup where it must give
   // registers to the others.
   static constexpr int kGroup = 128, kThreads = 2 * kGroup + (kWide ? kGroup : kWarp);
-  static constexpr int kRows = 128, kColumns = Columns, kDepth = 64, kSums = Columns / 2;
+  static constexpr bool kTurned = Right == RightSide::turned, kGlu = Right == RightSide::halves;
+  static constexpr int kRows = 128, kColumns = kGlu ? Columns / 2 : Columns;  // of y
+  static constexpr int kDepth = 64, kSums = Columns / 2;                      // a thread
   // Rows of 128 bytes, as TMA swizzles them: K of the left side; K of the right side as well or,
-  // Turned, parts of 64 columns.
-  static constexpr bool kTurned = Turned;
+  // turned, parts of 64 columns. A box of halves brings both.
   static constexpr int kLeft = kRows * 128, kPart = kDepth * 128, kRight = Columns * 128;
   static constexpr int kStage = kLeft + kRight;
   // Two blocks of narrow tiles share a multiprocessor: one's way out runs under the other's

@@ -21,8 +21,9 @@ HopperProduct product_of(const HopperProduct& whole, Parts parts,
     segments.push_back(part);
     segments.back().first -= begin;
   }
-  HopperProduct p{whole.x.slice(0, begin, end), whole.w, whole.y.slice(0, begin, end), whole.turned,
-                  linear_args_of(whole.args, begin, end)};
+  HopperProduct p{whole.x.slice(0, begin, end),           whole.w,
+                  whole.y.slice(0, begin, end),           whole.turned,
+                  linear_args_of(whole.args, begin, end), whole.glu};
   p.args.low_rank_rows = segments;
   return p;
 }
@@ -30,7 +31,8 @@ HopperProduct product_of(const HopperProduct& whole, Parts parts,
 bool is_for_hopper(const HopperProduct& whole, const LowRankRows& part) {
   const bool plain = whole.args.activation == Activation::none;
   // What cuBLASLt has no epilogue for.
-  const bool lacking = part.low_rank.a || (whole.args.residual && !plain) || whole.args.gate.values;
+  const bool lacking =
+      part.low_rank.a || (whole.args.residual && !plain) || whole.args.gate.values || whole.glu;
   const LinearPath path = linear_path();
   if (path == LinearPath::library || (path == LinearPath::automatic && !lacking)) return false;
   std::vector<LowRankRows> room;
