@@ -60,10 +60,11 @@ inline Var silu(const Var& x) {
 // residual + gate * y: residual, y [B, ..., C]; gate [B, C].
 Var gate_residual(const Var& residual, const Var& gate, const Var& y);
 
-// --- linear.cpp
+// --- matmul.cpp
 // op(a) op(b) over the last two axes; leading axes equal or 1.
 Var matmul(const Var& a, const Var& b, bool trans_a = false, bool trans_b = false);
 
+// --- linear.cpp
 // The low-rank term of a linear: scale * (x a') b', a [r, K], b [N, r].
 struct LowRankVar {
   Var a, b;

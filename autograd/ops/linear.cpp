@@ -1,4 +1,4 @@
-// Matrix product and the linear layer with its low-rank terms, each of all rows or of some:
+// The linear layer with its low-rank terms, each of all rows or of some:
 //   y = act(x w' + b + s (x a') b') * gate + residual
 // With p the pre-activation and dp its gradient:
 //   dx = dp w + s (dp b) a,  dw = dp' x,  db = column sums of dp,
@@ -18,49 +18,6 @@ Tensor product(const Tensor& a, bool ta, const Tensor& b, bool tb, DType dtype,
                double alpha = 1.0) {
   Tensor c = Tensor::empty({ta ? a.dim(1) : a.dim(0), tb ? b.dim(0) : b.dim(1)}, dtype, a.device());
   DISPATCH(a.device(), matmul(a, ta, b, tb, c, alpha, 0.0));
-  return c;
-}
-
-// Sums a batched gradient over leading axes the operand had as 1.
-Tensor sum_leading(const Tensor& grad, const Shape& shape) {
-  if (grad.shape() == shape) return grad;
-  Shape padded = shape;
-  while (padded.rank() < grad.rank()) padded.insert(0, 1);
-  Tensor out = Tensor::empty(padded, grad.dtype(), grad.device());
-  DISPATCH(grad.device(), sum_to(grad, out));
-  return out.view(shape);
-}
-
-Shape batch_of(const Shape& s) {
-  return Shape(std::span(s.begin(), static_cast<size_t>(s.rank() - 2)));
-}
-
-// a and b with leading axes padded to the same rank, and the result's shape.
-struct Batched {
-  Tensor a, b;
-  Shape out;
-};
-
-Batched batched(const Tensor& a, bool ta, const Tensor& b, bool tb) {
-  CHECK(a.rank() >= 2 && b.rank() >= 2, "matmul: operands need two axes, got ", a.shape(), " and ",
-        b.shape());
-  const int64_t m = a.dim(ta ? -1 : -2), ka = a.dim(ta ? -2 : -1);
-  const int64_t n = b.dim(tb ? -2 : -1), kb = b.dim(tb ? -1 : -2);
-  CHECK(ka == kb, "matmul: inner sizes differ: ", a.shape(), ta ? "'" : "", " by ", b.shape(),
-        tb ? "'" : "");
-  Batched r{unit_last_stride(a), unit_last_stride(b),
-            broadcast_shapes(batch_of(a.shape()), batch_of(b.shape()))};
-  while (r.a.rank() < r.out.rank() + 2) r.a = r.a.unsqueeze(0);
-  while (r.b.rank() < r.out.rank() + 2) r.b = r.b.unsqueeze(0);
-  r.out.push_back(m);
-  r.out.push_back(n);
-  return r;
-}
-
-Tensor batched_product(const Tensor& a, bool ta, const Tensor& b, bool tb) {
-  const Batched r = batched(a, ta, b, tb);
-  Tensor c = Tensor::empty(r.out, a.dtype(), a.device());
-  DISPATCH(a.device(), matmul(r.a, ta, r.b, tb, c, 1.0, 0.0));
   return c;
 }
 
@@ -176,25 +133,6 @@ bool add_terms(std::span<const LowRankRowsVar> terms, const Tensor& y, LinearSav
 }
 
 }  // namespace
-
-Var matmul(const Var& a, const Var& b, bool ta, bool tb) {
-  const Tensor x = a.value(), y = b.value();
-  return record("matmul", batched_product(x, ta, y, tb), {a, b},
-                [x, y, ta, tb](const Tensor& dc, const Need& need) -> std::vector<Tensor> {
-                  std::vector<Tensor> grads(2);
-                  if (need[0]) {
-                    const Tensor g =
-                        ta ? batched_product(y, tb, dc, true) : batched_product(dc, false, y, !tb);
-                    grads[0] = sum_leading(g, x.shape());
-                  }
-                  if (need[1]) {
-                    const Tensor g =
-                        tb ? batched_product(dc, true, x, ta) : batched_product(x, !ta, dc, false);
-                    grads[1] = sum_leading(g, y.shape());
-                  }
-                  return grads;
-                });
-}
 
 Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras) {
   const Tensor in = as_rows(x.value());
