@@ -85,6 +85,10 @@ struct LinearExtras {
 };
 // x [..., K], w [N, K], bias [N] or undefined -> [..., N].
 Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras = {});
+// glu(f, linear(x, w, bias, extras)) in one pass: w [2 F, K] is the gate's rows and then the
+// others', bias [2 F], the result [..., F]. Of the extras only low-rank terms, with b [2 F, r].
+Var glu_linear(Activation f, const Var& x, const Var& w, const Var& bias,
+               const LinearExtras& extras = {});
 
 // --- norm.cpp
 // Over the last axis of x [B, ..., C]. weight, bias [C] and scale, shift [B, C] may be undefined:

@@ -3,11 +3,14 @@
 // With p the pre-activation and dp its gradient:
 //   dx = dp w + s (dp b) a,  dw = dp' x,  db = column sums of dp,
 //   d(b) = s dp' (x a'),  d(a) = s (dp b)' x, over the term's rows.
+// glu_linear: y = f(one half of p) * the other; its backward makes dp of dy and goes on as
+// linear's.
 #include "autograd/ops.h"
 #include "autograd/ops/shared.h"
 #include "kernels/dispatch.h"
 #include "kernels/elementwise.h"
-#include "kernels/matmul_checks.h"
+#include "kernels/glu.h"
+#include "kernels/glu_linear_checks.h"
 #include "kernels/reduce.h"
 
 namespace parlo {
@@ -132,30 +135,44 @@ bool add_terms(std::span<const LowRankRowsVar> terms, const Tensor& y, LinearSav
   return train_a;
 }
 
-}  // namespace
+// What linear and glu_linear begin with.
+struct LinearCall {
+  Tensor x, bias;  // contiguous rows; bias may be undefined
+  LinearSaved saved;
+  std::vector<Var> inputs;
+};
 
-Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras) {
-  const Tensor in = as_rows(x.value());
-  const std::vector<LowRankRowsVar> terms = terms_of(extras, in.dim(0));
-  check_linear(x, w, bias, terms, in.dim(0));
-  LinearSaved s;
+LinearCall linear_call(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras) {
+  LinearCall call{as_rows(x.value()), {}, {}, {x, w, bias, extras.residual, extras.gate}};
+  const std::vector<LowRankRowsVar> terms = terms_of(extras, call.x.dim(0));
+  check_linear(x, w, bias, terms, call.x.dim(0));
+  LinearSaved& s = call.saved;
   s.x_shape = x.shape();
-  s.rows = in.dim(0);
+  s.rows = call.x.dim(0);
   // Under bf16 activations a trained weight stays f32 and is rounded here.
   const bool round = x.dtype() == DType::bf16 && w.dtype() == DType::f32;
   s.w = round ? w.value().to(DType::bf16) : w.value().contiguous();
   s.w_dtype = w.dtype();
+  if (bias) call.bias = bias.value().contiguous(), s.bias_dtype = bias.dtype();
+  const bool train_a = add_terms(terms, call.x, s, call.inputs);
+  if (w.requires_grad() || train_a) s.x = call.x;
+  return call;
+}
+
+}  // namespace
+
+Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extras) {
+  LinearCall call = linear_call(x, w, bias, extras);
+  LinearSaved& s = call.saved;
   s.activation = extras.activation;
   Shape out_shape = x.shape();
   out_shape[-1] = w.dim(0);
-  Tensor y = Tensor::empty(out_shape, x.dtype(), in.device());
+  Tensor y = Tensor::empty(out_shape, x.dtype(), call.x.device());
   const Tensor rows = y.view({s.rows, w.dim(0)});
 
   LinearArgs args;
-  if (bias) args.bias = bias.value().contiguous(), s.bias_dtype = bias.dtype();
-  args.activation = extras.activation;
-  const bool keep = grad_enabled();
-  if ((extras.activation != Activation::none || extras.gate.requires_grad()) && keep) {
+  args.bias = call.bias, args.activation = extras.activation;
+  if ((extras.activation != Activation::none || extras.gate.requires_grad()) && grad_enabled()) {
     s.pre = Tensor::empty(rows.shape(), rows.dtype(), rows.device());
     args.pre_activation = s.pre;
   }
@@ -168,13 +185,35 @@ Var linear(const Var& x, const Var& w, const Var& bias, const LinearExtras& extr
     s.gate = unit_last_stride(extras.gate.value());
     args.gate = {s.gate, std::max<int64_t>(1, s.rows / std::max<int64_t>(1, x.dim(0)))};
   }
-  std::vector<Var> inputs{x, w, bias, extras.residual, extras.gate};
-  const bool train_a = add_terms(terms, rows, s, inputs);
   args.low_rank_rows = s.terms;
-  DISPATCH(rows.device(), linear(in, s.w, rows, args));
-  if (w.requires_grad() || train_a) s.x = in;
-  return record("linear", y, std::move(inputs),
+  DISPATCH(rows.device(), linear(call.x, s.w, rows, args));
+  return record("linear", y, std::move(call.inputs),
                 [s](const Tensor& dy, const Need& need) { return linear_backward(s, dy, need); });
+}
+
+Var glu_linear(Activation f, const Var& x, const Var& w, const Var& bias,
+               const LinearExtras& extras) {
+  CHECK(extras.activation == Activation::none && !extras.residual && !extras.gate,
+        "glu_linear: an activation, residual or gate among the extras; it takes low-rank terms");
+  LinearCall call = linear_call(x, w, bias, extras);
+  const LinearSaved& s = call.saved;
+  const int64_t n = w.dim(0);
+  CHECK(n % 2 == 0, "glu_linear: w has shape ", w.shape(), ", expected [2 F, K]");
+  Shape out_shape = x.shape();
+  out_shape[-1] = n / 2;
+  const Tensor y = Tensor::empty(out_shape, x.dtype(), call.x.device());
+  GluLinearArgs args;
+  args.bias = call.bias, args.low_rank_rows = s.terms;
+  if (grad_enabled()) args.halves = Tensor::empty({s.rows, n}, x.dtype(), y.device());
+  DISPATCH(y.device(), glu_linear(f, call.x, s.w, y.view({s.rows, n / 2}), args));
+  return record("glu_linear", y, std::move(call.inputs),
+                [f, s, halves = args.halves](const Tensor& dy, const Need& need) {
+                  const Tensor a = glu_half(halves, 0), b = glu_half(halves, 1);
+                  const Tensor dp = Tensor::empty_like(halves);
+                  DISPATCH(dp.device(), glu_backward(f, a, b, dy.view(a.shape()), glu_half(dp, 0),
+                                                     glu_half(dp, 1)));
+                  return linear_backward(s, dp, need);
+                });
 }
 
 }  // namespace parlo

@@ -152,6 +152,47 @@ TEST_CASE("linear with a gate: as gate_residual of a linear, and its gradients")
                  "without a residual"));
 }
 
+// Of x, w, bias, and a and b of one or two adapters: in one pass or by its parts.
+Var gated(std::span<const Var> in, Activation f, bool fused) {
+  LinearExtras extras;
+  const Var bias = in.size() > 2 ? in[2] : Var();
+  const LowRankVar one = in.size() > 3 ? LowRankVar{in[3], in[4], 1.5} : LowRankVar();
+  const LowRankVar two = in.size() > 5 ? LowRankVar{in[5], in[6], -0.5} : LowRankVar();
+  const LowRankRowsVar rows[] = {{1, 2, one}, {4, 1, two}};
+  if (two.a) {
+    extras.low_rank_rows = rows;
+  } else if (one.a) {
+    extras.low_rank = &one;
+  }
+  return fused ? glu_linear(f, in[0], in[1], bias, extras)
+               : glu(f, linear(in[0], in[1], bias, extras));
+}
+
+TEST_CASE("glu_linear: as glu of a linear, and its gradients") {
+  const std::vector<Tensor> all{normal64({3, 2, 4}, 1),   normal64({6, 4}, 2, 0.5),
+                                normal64({6}, 3),         normal64({2, 4}, 4),
+                                normal64({6, 2}, 5, 0.5), normal64({3, 4}, 6),
+                                normal64({6, 3}, 7, 0.5)};
+  for (const Activation f : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf}) {
+    for (const size_t inputs : {2, 3, 5, 7}) {
+      const std::vector<Tensor> in(all.begin(), all.begin() + static_cast<int64_t>(inputs));
+      const std::vector<Var> vars(in.begin(), in.end());
+      const Op op = [f](std::span<const Var> v) { return gated(v, f, true); };
+      CHECK(same_values(check_op("glu_linear", op, in), gated(vars, f, false).value()));
+    }
+  }
+  for (const Shape& x : {Shape{4}, Shape{0, 4}, Shape{2, 0, 4}}) {
+    const Op op = [](std::span<const Var> v) { return gated(v, Activation::silu, true); };
+    check_op("glu_linear", op, {normal64(x, 1), all[1], all[2]});
+  }
+  const Var x(all[0]), w(all[1]);
+  const auto message = [&](const Var& weight, const LinearExtras& extras) {
+    return message_of([&] { glu_linear(Activation::silu, x, weight, {}, extras); });
+  };
+  CHECK(contains(message(Var(normal64({5, 4}, 1)), {}), "expected [2 F, K]"));
+  CHECK(contains(message(w, {.residual = x}), "it takes low-rank terms"));
+}
+
 TEST_CASE("a segment of rows has the gradients that it has alone, bit for bit") {
   const Tensor x = random_tensor({70, 33}, 1), w = random_tensor({40, 33}, 2, DType::f32, 0.3);
   const Tensor a = random_tensor({4, 33}, 3), b = random_tensor({40, 4}, 4);
