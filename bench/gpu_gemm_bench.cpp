@@ -1,9 +1,11 @@
 // Products in bf16 at the presets' linears: plain (NT), the gradient of the input (NN), the fused
 // epilogues, and linears with low-rank adapters, against the bare product in the same run. Where
 // two kernels can do it, NAME_hopper is our own and NAME_library cuBLASLt with what must follow it.
+// glu_linear: gate and up of a SwiGLU MLP and their unit, kept: with both halves for the backward.
 #include "bench/gpu_measure.h"
 #include "bench/gpu_shapes.h"
 #include "kernels/cuda/linear_path.h"
+#include "kernels/glu_linear.h"
 #include "kernels/matmul.h"
 #include "tensor/cuda/runtime.h"
 
@@ -125,9 +127,44 @@ void adapter_gradient(benchmark::State& state, int64_t m, int64_t k, int64_t ran
   report(state, t, {0, 2.0 * static_cast<double>(m * k + m * rank + rank * k)});
 }
 
+// n: columns of y, half of those of the product.
+void gated(benchmark::State& state, int64_t m, int64_t n, int64_t k, bool keep, Path path) {
+  const Timing base = bare(m, 2 * n, k, Path::library);
+  const cuda::UseLinearPath use(path);
+  const Timing t = rotate(
+      [=](RandomKey key) {
+        Linear o{
+            normal(key.fold("x"), {m, k}), normal(key.fold("w"), {2 * n, k}), room({m, n}), {}, {}};
+        if (keep) o.args.pre_activation = room({m, 2 * n});
+        return o;
+      },
+      [](const Linear& o) {
+        GluLinearArgs args;
+        args.halves = o.args.pre_activation;
+        cuda::glu_linear(Activation::silu, o.x, o.w, o.y, args);
+      });
+  report(state, t, {flops(m, 2 * n, k), 0});
+  state.counters["x_bare"] = t.median / base.median;
+}
+
+void add_gated() {
+  for (const GpuShape& s : gpu_shapes("glu_linear")) {
+    const int64_t m = s["m"], n = s["n"], k = s["k"];
+    for (const auto& [suffix, p] : {std::pair{"", Path::automatic}, {"_library", Path::library}}) {
+      for (const bool keep : {false, true}) {
+        const Path path = p;
+        const std::string what = std::string("glu_linear") + (keep ? "_kept" : "") + suffix;
+        add_gpu_benchmark(what + "/" + s.name(),
+                          [=](benchmark::State& st) { gated(st, m, n, k, keep, path); });
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void add_gpu_gemm() {
+  add_gated();
   const cuda::Properties& gpu = cuda::properties(kGpu);
   std::vector<std::pair<std::string, Path>> paths{{"", Path::library}};
   if (gpu.major == 9 && gpu.minor == 0) paths.emplace_back("_hopper", Path::hopper);

@@ -1,5 +1,6 @@
-"""F.linear in bf16 at the presets' shapes: plain, gradient of the input, bias and GELU, and a
-low-rank adapter (peft's LoRA where it is installed, and its arithmetic as plain torch)."""
+"""F.linear in bf16 at the presets' shapes: plain, gradient of the input, bias and GELU, SwiGLU of
+its halves, and a low-rank adapter (peft's LoRA where it is installed, and its arithmetic as plain
+torch)."""
 import torch
 import torch.nn.functional as F
 
@@ -37,6 +38,17 @@ def gelu_residual(x, w, bias, residual):
     return F.gelu(pre, approximate="tanh") + residual, pre
 
 
+def gated(x, w):
+    gate, up = F.linear(x, w).chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def gated_kept(x, w):
+    halves = F.linear(x, w)
+    gate, up = halves.chunk(2, dim=-1)
+    return F.silu(gate) * up, halves
+
+
 def peft_layer(n: int, k: int, rank: int) -> torch.nn.Module:
     import peft
 
@@ -70,9 +82,20 @@ def add_adapters(results: Results, s: dict) -> None:
                 lambda o: torch.mm(o[0].t(), o[1]))
 
 
+def add_gated(results: Results, s: dict) -> None:
+    def make():
+        return normal(s["m"], s["k"]), normal(2 * s["n"], s["k"])
+
+    for what, function in (("glu_linear", gated), ("glu_linear_kept", gated_kept)):
+        for how, call in (("eager", function), ("compiled", compiled(function))):
+            results.add(f"{what}/{s['name']}", how, make, lambda o, call=call: call(*o))
+
+
 @torch.no_grad()
 def main() -> None:
     results = start("gemm")
+    for s in shapes("glu_linear"):
+        add_gated(results, s)
     for s in shapes("gemm"):
         m, n, k, name = s["m"], s["n"], s["k"], s["name"]
         results.add(f"gemm/{name}", "F.linear", lambda: (normal(m, k), normal(n, k)),
