@@ -23,8 +23,8 @@ void glu_linear(Activation f, const Tensor& x, const Tensor& w, const Tensor& y,
 
 }  // namespace cpu
 
-// The same on a GPU: kernels/cuda. On Hopper in bf16 with F a multiple of 8 it is one launch, and h
-// is not rounded before f; elsewhere h is rounded to its dtype.
+// The same on a GPU: kernels/cuda. On Hopper in bf16 with F a multiple of 8 it is one launch (after
+// the low rank's x a'), and f takes h in f32; elsewhere h rounded to its dtype.
 namespace cuda {
 decltype(cpu::glu_linear) glu_linear;
 }  // namespace cuda
