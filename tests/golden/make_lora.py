@@ -46,11 +46,11 @@ def attach(model, seed, **options):
     return model
 
 
-def save_adapter(model, folder):
+def save_adapter(model, folder, base="sd3_a"):
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     config = load_json(folder / "adapter_config.json")
-    config["base_model_name_or_path"] = "sd3_a"
+    config["base_model_name_or_path"] = base
     if isinstance(config["target_modules"], list):  # PEFT holds a set, whose order varies
         config["target_modules"].sort()
     write_json(folder / "adapter_config.json", config, indent=2, sort_keys=True)
@@ -69,20 +69,18 @@ def merged_weights(model):
     return {n: state[n] for n in names}
 
 
-def make_adapter(name, options):
-    case, seed = CASES["sd3_a"], options["seed"]
-    model = attach(base_model(), **options)
+def make_adapter(name, options, base_name, inputs, base=base_model, constants=()):
+    model = attach(base(), **options)
     folder = fresh(name)
-    save_adapter(model, folder)
+    save_adapter(model, folder, base_name)
     leaves = adapter_leaves(model)
     assert {k for k, _ in leaves} == set(load_file(folder / "adapter_model.safetensors"))
-    inputs = sd3_inputs(case["config"], (8, 14), 6, [875.5, 250.0], seed)
-    result = run(sd3_call(model), inputs, seed + 100, "sample", lambda: leaves)
+    result = run(sd3_call(model), inputs, options["seed"] + 100, "sample", lambda: leaves, constants)
     write_case(folder, *result)
     save_tensors(folder / "merged.safetensors", merged_weights(model))
     with torch.no_grad():  # merge_and_unload changed the base in place; the saved folder must give the same
         folded = model.base_model.model(**inputs).sample
-        loaded = PeftModel.from_pretrained(base_model(), folder)(**inputs).sample
+        loaded = PeftModel.from_pretrained(base(), folder)(**inputs).sample
         sample = result[1]["sample"].detach()
     assert torch.allclose(loaded, sample, atol=1e-5)
     print("  folded against attached:", float((folded - sample).abs().max()))
@@ -119,7 +117,8 @@ def make_merge():
 
 def main():
     for name, options in ADAPTERS.items():
-        make_adapter(name, options)
+        inputs = sd3_inputs(CASES["sd3_a"]["config"], (8, 14), 6, [875.5, 250.0], options["seed"])
+        make_adapter(name, options, "sd3_a", inputs)
     make_merge()
 
 
