@@ -109,9 +109,9 @@ def encode(tokenizer, texts):
             for t in texts]
 
 
-def write_cases(path, header, cases):
-    lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
-    path.write_text(f'{{{header},\n"cases":[\n{lines}\n]}}\n')
+def write_cases(path, header, cases, ascii=True):
+    lines = ",\n".join(json.dumps(c, separators=(",", ":"), ensure_ascii=ascii) for c in cases)
+    path.write_text(f'{{{header},\n"cases":[\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def main():
