@@ -48,6 +48,11 @@ def attach(model, seed, **options):
 
 def save_adapter(model, folder, base="sd3_a"):
     model.save_pretrained(folder)
+    tidy_adapter(folder, base)
+
+
+def tidy_adapter(folder, base):
+    """Takes out what depends on the machine or the run."""
     (folder / "README.md").unlink(missing_ok=True)
     config = load_json(folder / "adapter_config.json")
     config["base_model_name_or_path"] = base
