@@ -84,10 +84,16 @@ def peft_case(folder, kind, name, options, seed):
     return {k.removeprefix("base_model.model."): v for k, v in state.items()}, config, expected
 
 
+def settings(config):
+    """The configuration for a file's header; PEFT holds the targets in a set, whose order varies."""
+    values = {k: v for k, v in config.to_dict().items() if v is not None}
+    return values | {"target_modules": sorted(values["target_modules"])}
+
+
 def diffusers_files(folder, kind, state, config, expected):
     """The same factors as pytorch_lora_weights.safetensors: with metadata, with alpha keys, with neither, with old names."""
     save = CLASSES[kind][1].save_lora_weights
-    metadata = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items() if v is not None}
+    metadata = settings(config)
     save(folder / "diffusers_metadata", transformer_lora_layers=state, transformer_lora_adapter_metadata=metadata)
     read_back(kind, folder / "diffusers_metadata", expected)
     named = {"transformer." + k: v for k, v in state.items()}
@@ -103,7 +109,7 @@ def diffusers_files(folder, kind, state, config, expected):
 
 
 def metadata_file(folder, kind, name, state, config, expected):
-    metadata = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items() if v is not None}
+    metadata = settings(config)
     CLASSES[kind][1].save_lora_weights(folder / f"diffusers_{name}", transformer_lora_layers=state, transformer_lora_adapter_metadata=metadata)
     read_back(kind, folder / f"diffusers_{name}", expected)
 
