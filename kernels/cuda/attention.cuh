@@ -67,6 +67,32 @@ struct TokenRows {
   }
 };
 
+// Tiles of kRows rows of an operand; each lies in one of its tensors, as a tensor map does.
+template <int kRows>
+struct TokenTiles {
+  int split, rows;  // of the first tensor, of both
+
+  template <class T>
+  __host__ __device__ static TokenTiles of(const TokenRows<T>& x, int rows) {
+    return {x.split < rows ? x.split : rows, rows};
+  }
+  // Tiles that hold the first n rows; the tile of row i.
+  __host__ __device__ int until(int n) const {
+    return n <= split ? (n + kRows - 1) / kRows : first_tiles() + (n - split + kRows - 1) / kRows;
+  }
+  __device__ int holding(int i) const {
+    return i < split ? i / kRows : first_tiles() + (i - split) / kRows;
+  }
+  __device__ int part(int tile) const { return tile * kRows < split ? 0 : 1; }
+  // The first row of a tile, counted in its tensor and in both; the end of its tensor's rows.
+  __device__ int row(int tile) const {
+    return (part(tile) == 0 ? tile : tile - first_tiles()) * kRows;
+  }
+  __device__ int first(int tile) const { return row(tile) + (part(tile) == 0 ? 0 : split); }
+  __device__ int end(int tile) const { return part(tile) == 0 ? split : rows; }
+  __host__ __device__ int first_tiles() const { return (split + kRows - 1) / kRows; }
+};
+
 template <class T>
 struct AttentionForwardOperands {
   AttentionSizes s;
@@ -136,23 +162,24 @@ __device__ __forceinline__ SeenPairs<kKeys> seen_pairs(const AttentionSizes& siz
   }
 }
 
-// What a block of the backward walks: `tiles` tiles of the queries of `heads` heads from `head` on,
-// starting with tile `skip`; or, when its rows are queries of `head`, of the keys of kv_head.
+// What a block of the backward walks, whose rows are [first, end): `tiles` tiles of the queries of
+// `heads` heads from `head` on, starting with tile `skip`; or, when its rows are queries of `head`,
+// of the keys of kv_head.
 struct AttentionWalk {
   int head, heads, kv_head, skip, tiles;
 };
-template <bool kKeys, int kRows, int kOther>
-__device__ __forceinline__ AttentionWalk attention_walk(const AttentionSizes& size, int head,
-                                                        int first, int keys) {
+template <bool kKeys, int kOther>
+__device__ __forceinline__ AttentionWalk attention_walk(const AttentionSizes& size,
+                                                        const TokenTiles<kOther>& others, int head,
+                                                        int first, int end, int keys) {
   const int group = size.heads / size.kv_heads;
   if constexpr (kKeys) {
     // Key j is seen by the queries from j - shift on; nobody sees keys at and beyond `keys`.
-    const int from = size.causal ? max(first - size.shift(), 0) / kOther : 0;
-    const int all = first < keys ? (size.tq + kOther - 1) / kOther : 0;
+    const int from = size.causal ? others.holding(max(first - size.shift(), 0)) : 0;
+    const int all = first < keys ? others.until(size.tq) : 0;
     return {head * group, group, head, from, max(all - from, 0)};
   } else {
-    const int seen = size.keys_until(keys, min(first + kRows, size.tq) - 1);
-    return {head, 1, head / group, 0, (seen + kOther - 1) / kOther};
+    return {head, 1, head / group, 0, others.until(size.keys_until(keys, end - 1))};
   }
 }
 

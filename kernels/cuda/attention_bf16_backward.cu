@@ -76,7 +76,9 @@ __global__ void __launch_bounds__(kMmaThreads)
   const int first = block.tile / Tile::kParts * Tile::kRows, part = block.tile % Tile::kParts;
   const int keys = size.keys(block.b);
   const uint8_t* mask = size.mask_of(block.b);
-  const auto walk = attention_walk<kKeys, Tile::kRows, Tile::kOther>(size, block.head, first, keys);
+  const int others = kKeys ? size.tq : size.tk;
+  const auto walk = attention_walk<kKeys>(size, TokenTiles<Tile::kOther>{others, others},
+                                          block.head, first, min(first + Tile::kRows, end), keys);
   const auto valid_key = [&](int j) { return j < keys && (!mask || mask[j] != 0); };
   const auto valid_query = [&](int i) { return i < size.tq; };
   const auto statistics_at = [&](int head) {

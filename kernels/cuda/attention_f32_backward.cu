@@ -56,7 +56,9 @@ __global__ void __launch_bounds__(kFmaThreads, 2)
       attention_block((end + Tile::kRows - 1) / Tile::kRows, kKeys ? size.kv_heads : size.heads);
   const int b = block.b, first = block.tile * Tile::kRows, keys = size.keys(b);
   const uint8_t* mask = size.mask_of(b);
-  const auto walk = attention_walk<kKeys, Tile::kRows, Tile::kOther>(size, block.head, first, keys);
+  const int others = kKeys ? size.tq : size.tk;
+  const auto walk = attention_walk<kKeys>(size, TokenTiles<Tile::kOther>{others, others},
+                                          block.head, first, min(first + Tile::kRows, end), keys);
   const auto valid_key = [&](int j) { return j < keys && (!mask || mask[j] != 0); };
   const auto valid_query = [&](int i) { return i < size.tq; };
   if constexpr (kKeys) {

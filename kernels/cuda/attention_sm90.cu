@@ -1,4 +1,5 @@
-// Attention forward in bf16 on Hopper (sm_90a), D = 64 and 128, without masks of keys.
+// Attention forward in bf16 on Hopper (sm_90a), D = 64 and 128; masks with holes take the kernel of
+// attention_bf16.cu.
 // Floor: 4 D Tq Tk flops a head at the tensor cores' rate, and Tq Tk exponentials at 16 a clock and
 // multiprocessor: on an H100 as long as the products at D = 64, half of them at D = 128.
 // A block of 3 warpgroups owns 128 queries: one thread of the first feeds rings of K and V tiles of
@@ -8,8 +9,6 @@
 // the other's products. Shared memory 144 KiB at D = 64 (4 tiles of K and of V), 160 KiB at 128 (2
 // of each); one block a multiprocessor. Limiter: exponentials at D = 64, wgmma at 128. Sources: PTX
 // ISA, wgmma and mbarrier; FlashAttention-3 (arXiv 2407.08608) for the schedule.
-#include <optional>
-
 #include "kernels/cuda/attention_sm90.cuh"
 
 namespace parlo::cuda {
@@ -19,7 +18,8 @@ namespace {
 template <int D>
 __device__ __forceinline__ void feed(unsigned char* q, HopperBarriers<D>& bars,
                                      const TensorMapPair& map_k, const TensorMapPair& map_v,
-                                     const TokenTiles& keys, int tiles, int head, int b) {
+                                     const TokenTiles<HopperTile<D>::kKeys>& keys, int tiles,
+                                     int head, int b) {
   using Tile = HopperTile<D>;
   unsigned char *const k = q + Tile::kBytes, *const v = k + Tile::kStages * Tile::kBytes;
   for (int tile = 0; tile < tiles; ++tile) {
@@ -32,14 +32,16 @@ __device__ __forceinline__ void feed(unsigned char* q, HopperBarriers<D>& bars,
   }
 }
 
-// One consumer: o and the softmax of its 64 rows, which start at `first`; at least one tile.
+// One consumer: o and the softmax of its 64 rows, which start at `first`, over the first `length`
+// keys; at least one tile.
 template <int D>
-__device__ __forceinline__ void consume(float (&o)[D / 2], HopperSoftmax& softmax, uint32_t q,
+__device__ __forceinline__ void consume(float (&o)[D / 2], HopperSoftmax& softmax, unsigned char* q,
                                         HopperBarriers<D>& bars, const AttentionSizes& size,
-                                        const TokenTiles& keys, int tiles, int first, int group) {
+                                        const TokenTiles<HopperTile<D>::kKeys>& keys, int length,
+                                        int tiles, int first, int group) {
   using Tile = HopperTile<D>;
-  const uint32_t k = q + Tile::kBytes, v = k + Tile::kStages * Tile::kBytes;
-  const uint32_t queries = q + group * (64 * 128);
+  const uint32_t k = ptx::smem_u32(q) + Tile::kBytes, v = k + Tile::kStages * Tile::kBytes;
+  const uint32_t queries = ptx::smem_u32(q) + group * (64 * 128);
   const int warp = threadIdx.x / kWarp % 4, lane = threadIdx.x % kWarp;
   const float scale2 = size.scale * kLog2e;
   const auto release = [&](uint64_t* empty) {
@@ -51,7 +53,7 @@ __device__ __forceinline__ void consume(float (&o)[D / 2], HopperSoftmax& softma
   const auto give_turn = [&] { ptx::bar_arrive(2 - group, 2 * Tile::kGroup); };
   const auto hide = [&](float(&s)[64], int tile) {
     const int j = keys.first(tile), end = j + Tile::kKeys, row = first + warp * 16 + lane / 4;
-    const int n = keys.end(tile);
+    const int n = min(keys.end(tile), length);
     if (end <= n && !(size.causal && end - 1 > first + size.shift())) return;
     hide_columns(s, {size.keys_until(n, row) - j, size.keys_until(n, row + 8) - j});
   };
@@ -87,9 +89,12 @@ __device__ __forceinline__ void consume(float (&o)[D / 2], HopperSoftmax& softma
     release(&bars.v.empty[place(before)]);
     pack_scores(p, s);
   }
-  const int last = tiles - 1;
+  const int last = tiles - 1, from = keys.first(last);
   scale_rows<D>(o, softmax.fall);
   ptx::mbar_wait(&bars.v.full[place(last)], parity(last));
+  if (length < min(from + Tile::kKeys, keys.end(last))) {
+    clear_hidden<D>(q + (1 + Tile::kStages + place(last)) * Tile::kBytes, nullptr, length, from);
+  }
   ptx::wgmma_fence();
   issue_values<D>(o, p, v + place(last) * Tile::kBytes);
   ptx::wgmma_wait<0>();
@@ -108,14 +113,16 @@ __global__ void __launch_bounds__(HopperTile<D>::kThreads, 1)
   HopperBarriers<D>& bars = bars_of_block[0];
   unsigned char* const q = raw + (1024 - ptx::smem_u32(raw) % 1024) % 1024;
   const AttentionSizes& size = f.s;
-  const auto queries = TokenTiles::of(f.q, size.tq), keys = TokenTiles::of(f.k, size.tk);
+  const auto queries = TokenTiles<Tile::kRows>::of(f.q, size.tq);
+  const auto keys = TokenTiles<Tile::kKeys>::of(f.k, size.tk);
   const int tiles_q = queries.until(size.tq);
   const AttentionBlock block = attention_block(tiles_q, size.heads);
   // The last queries see most keys: their blocks start first.
   const int tile_q = tiles_q - 1 - block.tile, first = queries.first(tile_q);
   const int end = min(first + Tile::kRows, queries.end(tile_q));
   const int kv_head = block.head / (size.heads / size.kv_heads);
-  const int tiles = keys.until(size.keys_until(size.tk, end - 1));
+  const int length = size.keys(block.b);
+  const int tiles = keys.until(size.keys_until(length, end - 1));
   const int group = static_cast<int>(threadIdx.x) / Tile::kGroup - 1;  // -1: the producer
   if (threadIdx.x == 0) {
     ptx::mbar_init(&bars.queries, 1);
@@ -145,22 +152,11 @@ __global__ void __launch_bounds__(HopperTile<D>::kThreads, 1)
   ptx::mbar_wait(&bars.queries, 0);
   if (tiles > 0) {
     if (group == 1) ptx::bar_arrive(1, 2 * Tile::kGroup);  // the other goes first
-    consume<D>(o, softmax, ptx::smem_u32(q), bars, size, keys, tiles, first + group * 64, group);
+    consume<D>(o, softmax, q, bars, size, keys, length, tiles, first + group * 64, group);
   }
   ptx::bar_sync(3 + group, Tile::kGroup);
   finish<D>(o, softmax, q, f, block, first, end, group * 64 + threadIdx.x / kWarp % 4 * 16);
 #endif
-}
-
-// The tensors of one operand, or twice its only one; nothing where TMA cannot read them.
-std::optional<TensorMapPair> maps_of(const TokenRows<const bf16>& x, int64_t batch, int rows,
-                                     int64_t heads, int64_t d, uint32_t box) {
-  const TokenTiles tiles = TokenTiles::of(x, rows);
-  const TensorMapArgs first = map_of(x.part[0], batch, tiles.split, heads, d, box);
-  const TensorMapArgs second =
-      tiles.split < rows ? map_of(x.part[1], batch, rows - tiles.split, heads, d, box) : first;
-  if (!fits_tensor_map(first) || !fits_tensor_map(second)) return {};
-  return TensorMapPair{tensor_map(first), tensor_map(second)};
 }
 
 // False where the library was built without sm_90a: the kernel has a body, and so static shared
@@ -183,11 +179,11 @@ bool built_for_hopper(Device device) {
 template <int D>
 bool launch_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
   using Tile = HopperTile<D>;
-  const auto q = maps_of(f.q, batch, f.s.tq, f.s.heads, D, Tile::kRows);
-  const auto k = maps_of(f.k, batch, f.s.tk, f.s.kv_heads, D, Tile::kKeys);
-  const auto v = maps_of(f.v, batch, f.s.tk, f.s.kv_heads, D, Tile::kKeys);
+  const auto q = maps_of<Tile::kRows>(f.q, batch, f.s.tq, f.s.heads, D);
+  const auto k = maps_of<Tile::kKeys>(f.k, batch, f.s.tk, f.s.kv_heads, D);
+  const auto v = maps_of<Tile::kKeys>(f.v, batch, f.s.tk, f.s.kv_heads, D);
   if (!q || !k || !v) return false;
-  const int tiles = TokenTiles::of(f.q, f.s.tq).until(f.s.tq);
+  const int tiles = TokenTiles<Tile::kRows>::of(f.q, f.s.tq).until(f.s.tq);
   launch({"attention_sm90", attention_blocks(tiles, 1, batch * f.s.heads), Tile::kThreads, device,
           Tile::kShared},
          attention_sm90_kernel<D>, f, *q, *k, *v);
@@ -203,8 +199,9 @@ bool runs_hopper_kernels(Device device) {
 
 bool attention_forward_sm90(const AttentionForwardOperands<bf16>& f, int64_t batch, Device device) {
   if (!runs_hopper_kernels(device)) return false;
-  // Masked values may be NaN, which a probability of zero does not hide: their kernel clears them.
-  if (f.s.key_lengths || f.s.key_mask || !(f.s.scale > 0)) return false;
+  // Values in holes may be NaN, which a probability of zero does not hide; to clear them in every
+  // tile the consumers would have to wait for each other.
+  if (f.s.key_mask || !(f.s.scale > 0)) return false;
   if (f.s.d == 64) return launch_sm90<64>(f, batch, device);
   return f.s.d == 128 && launch_sm90<128>(f, batch, device);
 }

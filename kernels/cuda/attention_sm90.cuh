@@ -3,6 +3,8 @@
 // warp's 16.
 #pragma once
 
+#include <optional>
+
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/hopper.h"
 
@@ -15,27 +17,6 @@ struct HopperTile {
   // A tile of 128 rows lies in parts of 64 columns: rows of 128 bytes, as TMA swizzles them.
   static constexpr int kParts = D / 64, kPartBytes = 128 * 128, kBytes = kParts * kPartBytes;
   static constexpr int kShared = (1 + 2 * kStages) * kBytes + 1024;  // and to align
-};
-
-// Tiles of 128 rows of an operand; each lies in one of its tensors, as a tensor map does.
-struct TokenTiles {
-  int split, rows;  // of the first tensor, of both
-
-  template <class T>
-  __host__ __device__ static TokenTiles of(const TokenRows<T>& x, int rows) {
-    return {x.split < rows ? x.split : rows, rows};
-  }
-  // Tiles that hold the first n rows.
-  __host__ __device__ int until(int n) const {
-    return n <= split ? (n + 127) / 128 : (split + 127) / 128 + (n - split + 127) / 128;
-  }
-  __device__ int part(int tile) const { return tile * 128 < split ? 0 : 1; }
-  // The first row of a tile, counted in its tensor and in both; the end of its tensor's rows.
-  __device__ int row(int tile) const {
-    return (part(tile) == 0 ? tile : tile - (split + 127) / 128) * 128;
-  }
-  __device__ int first(int tile) const { return row(tile) + (part(tile) == 0 ? 0 : split); }
-  __device__ int end(int tile) const { return part(tile) == 0 ? split : rows; }
 };
 
 // One for each tensor of an operand.
@@ -88,6 +69,26 @@ __device__ __forceinline__ void issue_values(float (&o)[D / 2], const uint32_t (
     ptx::wgmma(o, p[step], ptx::descriptor(values + step * (16 * 128), K * (16 * 128), 1024), true);
   }
   ptx::wgmma_commit();
+}
+
+// Rows of hidden keys become zeros: they may be NaN, which a factor of zero would not hide. Both
+// consumers call it, 256 threads.
+template <int D>
+__device__ __forceinline__ void clear_hidden(unsigned char* tile, const uint8_t* mask, int keys,
+                                             int from) {
+  const int consumer = static_cast<int>(threadIdx.x) - HopperTile<D>::kGroup;
+  const int row = consumer / 2, j = from + row;
+  if (j >= keys || (mask && mask[j] == 0)) {
+#pragma unroll
+    for (int chunk = 0; chunk < D / 16; ++chunk) {
+      const int part = chunk / 4, at = consumer % 2 * 4 + chunk % 4;
+      store_pack<4>(reinterpret_cast<uint32_t*>(tile + part * HopperTile<D>::kPartBytes +
+                                                row * 128 + at * 16),
+                    Pack<uint32_t, 4>{});
+    }
+  }
+  ptx::fence_proxy_async();
+  ptx::bar_sync(5, 2 * HopperTile<D>::kGroup);
 }
 
 // Of a thread's two rows: running maximum of the scores, this thread's part of the sum, and by how
@@ -202,6 +203,20 @@ inline TensorMapArgs map_of(const HeadRows<const bf16>& x, int64_t batch, int64_
           {n(d), n(tokens), n(heads), n(batch)},
           {stride(tokens, x.t), stride(heads, x.h), stride(batch, x.b)},
           {64, rows, 1, 1}};
+}
+
+// The tensors of one operand, or twice its only one; nothing where TMA cannot read them.
+template <int kRows>
+std::optional<TensorMapPair> maps_of(const TokenRows<const bf16>& x, int64_t batch, int rows,
+                                     int64_t heads, int64_t d) {
+  const int split = TokenTiles<kRows>::of(x, rows).split;
+  const TensorMapArgs first = map_of(x.part[0], batch, split, heads, d, kRows);
+  if (!fits_tensor_map(first)) return {};
+  const TensorMap map = tensor_map(first);
+  if (split == rows) return TensorMapPair{map, map};
+  const TensorMapArgs second = map_of(x.part[1], batch, rows - split, heads, d, kRows);
+  if (!fits_tensor_map(second)) return {};
+  return TensorMapPair{map, tensor_map(second)};
 }
 
 }  // namespace parlo::cuda

@@ -13,7 +13,8 @@
 // and 192 KiB at 128; one block a multiprocessor. Exponentials run under dout v' of the same tile,
 // the rest of dS under P' dout, the next tile's scores follow at once; the other consumer fills
 // what is left. Limiter: wgmma. Grouped queries: the query heads of a key head follow one another
-// in one walk. Sources as in attention_sm90.cu.
+// in one walk. Tokens in two tensors: no tile holds rows of both, so that where a cut lies between
+// two tiles of the concatenation the bits are the same. Sources as in attention_sm90.cu.
 #include "kernels/cuda/attention_sm90_backward.cuh"
 
 namespace parlo::cuda {
@@ -30,8 +31,9 @@ struct BackwardRows {
 template <int D, bool kKeys>
 __device__ __forceinline__ void consume_backward(
     float (&sum)[D / 2], float (&sum_v)[kKeys ? D / 2 : 1], unsigned char* shared,
-    BackwardBarriers<D, kKeys>& bars, const AttentionSizes& size, const AttentionWalk& walk,
-    const BackwardRows& rows, int group) {
+    BackwardBarriers<D, kKeys>& bars, const AttentionSizes& size,
+    const BackwardTiles<D, kKeys>& tiles, const AttentionWalk& walk, const BackwardRows& rows,
+    int group) {
   using Tile = HopperBackwardTile<D, kKeys>;
   constexpr int kN = Tile::kOther / 2, kK = Tile::kOther / 16;
   const uint32_t own = ptx::smem_u32(shared) + group * (64 * 128);
@@ -41,7 +43,9 @@ __device__ __forceinline__ void consume_backward(
     if (threadIdx.x % kWarp == 0) ptx::mbar_arrive(&bars.empty[step % Tile::kStages]);
   };
   for (int step = 0, tile = 0; step < walk.heads * walk.tiles; ++step) {
-    const int place = step % Tile::kStages, from = (walk.skip + tile) * Tile::kOther;
+    const int place = step % Tile::kStages, at = walk.skip + tile;
+    const int from = tiles.other.first(at), end = tiles.other.end(at);
+    const int keys = kKeys ? rows.keys : min(rows.keys, end);
     unsigned char* stage = shared + 2 * Tile::kRowBytes + place * Tile::kStageBytes;
     const uint32_t other = ptx::smem_u32(stage);
     const float* columns =
@@ -49,8 +53,8 @@ __device__ __forceinline__ void consume_backward(
     float s[kN], dp[kN];
     uint32_t p[kK][4], ds[kK][4];
     ptx::mbar_wait(&bars.full[place], step / Tile::kStages & 1);
-    if (!kKeys && (rows.mask || from + Tile::kOther > rows.keys)) {
-      clear_hidden<D>(stage, rows.mask, rows.keys, from);
+    if (!kKeys && (rows.mask || rows.keys < min(from + Tile::kOther, end))) {
+      clear_hidden<D>(stage, rows.mask, keys, from);
     }
     ptx::wgmma_fence();
     issue_scores<D>(s, own, other);
@@ -61,12 +65,12 @@ __device__ __forceinline__ void consume_backward(
     ptx::wgmma_wait<1>();  // s
     with_statistics<kKeys, kN>(
         rows.lse2, columns, [&](int i, float lse2) { s[i] = ptx::ex2(fmaf(s[i], scale2, -lse2)); });
-    if (kKeys) hide_pairs<kKeys>(s, size, rows.mask, rows.keys, rows.first, from, rows.row);
+    if (kKeys) hide_pairs<kKeys>(s, size, rows.mask, keys, rows.first, from, rows.row);
     // Operands in registers may not be written beside products that run: ptxas would serialise.
     ptx::wgmma_wait<0>();  // dp
     with_statistics<kKeys, kN>(rows.delta, columns + Tile::kOther,
                                [&](int i, float delta) { dp[i] = s[i] * (dp[i] - delta); });
-    hide_pairs<kKeys>(dp, size, rows.mask, rows.keys, rows.first, from, rows.row);
+    hide_pairs<kKeys>(dp, size, rows.mask, keys, rows.first, from, rows.row);
     if constexpr (kKeys) pack_scores(p, s);
     pack_scores(ds, dp);
     ptx::wgmma_fence();
@@ -82,10 +86,7 @@ __device__ __forceinline__ void consume_backward(
 template <int D, bool kKeys>
 __global__ void __launch_bounds__(HopperBackwardTile<D, kKeys>::kThreads, 1)
     attention_sm90_backward_kernel(const AttentionBackwardOperands<bf16> f,
-                                   const __grid_constant__ TensorMap rows0,
-                                   const __grid_constant__ TensorMap rows1,
-                                   const __grid_constant__ TensorMap other0,
-                                   const __grid_constant__ TensorMap other1) {
+                                   const __grid_constant__ BackwardMaps maps) {
 #if defined(PARLO_SIMT) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Tile = HopperBackwardTile<D, kKeys>;
   using Barriers = BackwardBarriers<D, kKeys>;
@@ -94,12 +95,15 @@ __global__ void __launch_bounds__(HopperBackwardTile<D, kKeys>::kThreads, 1)
   Barriers& bars = bars_of_block[0];
   unsigned char* const shared = raw + (1024 - ptx::smem_u32(raw) % 1024) % 1024;
   const AttentionSizes& size = f.s;
-  const int end = kKeys ? size.tk : size.tq, tiles = (end + Tile::kRows - 1) / Tile::kRows;
-  const AttentionBlock block = attention_block(tiles, kKeys ? size.kv_heads : size.heads);
+  BackwardTiles<D, kKeys> tiles = BackwardTiles<D, kKeys>::of(f);
+  const int all = tiles.rows.until(kKeys ? size.tk : size.tq);
+  const AttentionBlock block = attention_block(all, kKeys ? size.kv_heads : size.heads);
   // When causal, the first keys and the last queries see most: their blocks start first.
-  const int first = (kKeys ? block.tile : tiles - 1 - block.tile) * Tile::kRows;
+  tiles.mine = kKeys ? block.tile : all - 1 - block.tile;
+  const int first = tiles.rows.first(tiles.mine);
+  const int end = min(first + Tile::kRows, tiles.rows.end(tiles.mine));
   const int keys = size.keys(block.b);
-  const auto walk = attention_walk<kKeys, Tile::kRows, Tile::kOther>(size, block.head, first, keys);
+  const auto walk = attention_walk<kKeys>(size, tiles.other, block.head, first, end, keys);
   const int group = static_cast<int>(threadIdx.x) / Tile::kGroup - 1;  // -1: the producer
   if (threadIdx.x == 0) {
     ptx::mbar_init(&bars.rows, 2);
@@ -113,8 +117,7 @@ __global__ void __launch_bounds__(HopperBackwardTile<D, kKeys>::kThreads, 1)
   if (group < 0) {
     ptx::setmaxnreg_dec<24>();
     if (threadIdx.x < kWarp) {
-      feed_backward<D, kKeys>(shared, bars, f, {{&rows0, &rows1}, {&other0, &other1}}, walk, block,
-                              first);
+      feed_backward<D, kKeys>(shared, bars, f, maps, tiles, walk, block);
     }
     return;
   }
@@ -127,7 +130,7 @@ __global__ void __launch_bounds__(HopperBackwardTile<D, kKeys>::kThreads, 1)
                     {0, 0}};
   for (int h = 0; h < 2 && !kKeys; ++h) {
     const int i = rows.first + rows.row + static_cast<int>(threadIdx.x) % kWarp / 4 + h * 8;
-    if (i >= size.tq) continue;
+    if (i >= end) continue;
     const int64_t at = (int64_t{block.b} * size.heads + block.head) * size.tq + i;
     rows.lse2[h] = f.lse2[at], rows.delta[h] = f.delta[at];
   }
@@ -137,7 +140,9 @@ __global__ void __launch_bounds__(HopperBackwardTile<D, kKeys>::kThreads, 1)
 #pragma unroll
   for (float& x : sum_v) x = 0;
   ptx::mbar_wait(&bars.rows, 0);
-  if (walk.tiles > 0) consume_backward<D, kKeys>(sum, sum_v, shared, bars, size, walk, rows, group);
+  if (walk.tiles > 0) {
+    consume_backward<D, kKeys>(sum, sum_v, shared, bars, size, tiles, walk, rows, group);
+  }
 
   // The warp's own rows in shared memory, which only this consumer read, take its results. Hidden
   // keys have gradients of zero, whatever the queries hold.
@@ -156,39 +161,39 @@ __global__ void __launch_bounds__(HopperBackwardTile<D, kKeys>::kThreads, 1)
 #endif
 }
 
+// Nothing where TMA cannot read an operand.
 template <int D, bool kKeys>
-void launch_backward(const AttentionBackwardOperands<bf16>& f, const TensorMapArgs (&rows)[2],
-                     const TensorMapArgs (&other)[2], int64_t batch, Device device) {
+std::optional<BackwardMaps> backward_maps(const AttentionBackwardOperands<bf16>& f, int64_t batch) {
   using Tile = HopperBackwardTile<D, kKeys>;
-  launch({kKeys ? "attention_sm90_dk_dv" : "attention_sm90_dq",
-          attention_blocks(kKeys ? f.s.tk : f.s.tq, Tile::kRows,
-                           batch * (kKeys ? f.s.kv_heads : f.s.heads)),
-          Tile::kThreads, device, Tile::kShared},
-         attention_sm90_backward_kernel<D, kKeys>, f, tensor_map(rows[0]), tensor_map(rows[1]),
-         tensor_map(other[0]), tensor_map(other[1]));
+  constexpr int kKeyRows = kKeys ? Tile::kRows : Tile::kOther;
+  constexpr int kQueryRows = kKeys ? Tile::kOther : Tile::kRows;
+  const AttentionSizes& s = f.s;
+  const auto k = maps_of<kKeyRows>(f.k, batch, s.tk, s.kv_heads, s.d);
+  const auto v = maps_of<kKeyRows>(f.v, batch, s.tk, s.kv_heads, s.d);
+  const auto q = maps_of<kQueryRows>(f.q, batch, s.tq, s.heads, s.d);
+  const auto dout = maps_of<kQueryRows>(f.dout, batch, s.tq, s.heads, s.d);
+  if (!k || !v || !q || !dout) return {};
+  if (kKeys) return BackwardMaps{{*k, *v}, {*q, *dout}};
+  return BackwardMaps{{*q, *dout}, {*k, *v}};
 }
 
+template <int D, bool kKeys>
+bool launch_backward(const AttentionBackwardOperands<bf16>& f, int64_t batch, Device device) {
+  using Tile = HopperBackwardTile<D, kKeys>;
+  const auto maps = backward_maps<D, kKeys>(f, batch);
+  if (!maps) return false;
+  const int tiles = BackwardTiles<D, kKeys>::of(f).rows.until(kKeys ? f.s.tk : f.s.tq);
+  launch({kKeys ? "attention_sm90_dk_dv" : "attention_sm90_dq",
+          attention_blocks(tiles, 1, batch * (kKeys ? f.s.kv_heads : f.s.heads)), Tile::kThreads,
+          device, Tile::kShared},
+         attention_sm90_backward_kernel<D, kKeys>, f, *maps);
+  return true;
+}
+
+// The operands fit both passes or none.
 template <int D>
 bool launch_sm90_backward(const AttentionBackwardOperands<bf16>& f, int64_t batch, Device device) {
-  const auto queries = [&](const TokenRows<const bf16>& x, int rows) {
-    return map_of(x.part[0], batch, f.s.tq, f.s.heads, f.s.d, rows);
-  };
-  const auto keys = [&](const TokenRows<const bf16>& x, int rows) {
-    return map_of(x.part[0], batch, f.s.tk, f.s.kv_heads, f.s.d, rows);
-  };
-  using Keys = HopperBackwardTile<D, true>;
-  using Queries = HopperBackwardTile<D, false>;
-  const TensorMapArgs key_rows[2] = {keys(f.k, Keys::kRows), keys(f.v, Keys::kRows)};
-  const TensorMapArgs key_stages[2] = {keys(f.k, Queries::kOther), keys(f.v, Queries::kOther)};
-  const TensorMapArgs query_rows[2] = {queries(f.q, Queries::kRows),
-                                       queries(f.dout, Queries::kRows)};
-  const TensorMapArgs query_stages[2] = {queries(f.q, Keys::kOther), queries(f.dout, Keys::kOther)};
-  for (const auto& pair : {key_rows, query_rows}) {
-    if (!fits_tensor_map(pair[0]) || !fits_tensor_map(pair[1])) return false;
-  }
-  launch_backward<D, true>(f, key_rows, query_stages, batch, device);
-  launch_backward<D, false>(f, query_rows, key_stages, batch, device);
-  return true;
+  return launch_backward<D, true>(f, batch, device) && launch_backward<D, false>(f, batch, device);
 }
 
 }  // namespace
@@ -196,11 +201,6 @@ bool launch_sm90_backward(const AttentionBackwardOperands<bf16>& f, int64_t batc
 bool attention_gradients_sm90(const AttentionBackwardOperands<bf16>& f, int64_t batch,
                               Device device) {
   if (!runs_hopper_kernels(device) || f.s.d > 128) return false;
-  // Tokens in two tensors take the kernels that look up every row.
-  const bool whole = f.q.split >= f.s.tq && f.dout.split >= f.s.tq && f.dq.split >= f.s.tq &&
-                     f.k.split >= f.s.tk && f.v.split >= f.s.tk && f.dk.split >= f.s.tk &&
-                     f.dv.split >= f.s.tk;
-  if (!whole) return false;
   return f.s.d <= 64 ? launch_sm90_backward<64>(f, batch, device)
                      : launch_sm90_backward<128>(f, batch, device);
 }

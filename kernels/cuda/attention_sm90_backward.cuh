@@ -28,49 +28,65 @@ struct BackwardBarriers {
 };
 
 struct BackwardMaps {
-  const TensorMap *rows[2], *other[2];
+  TensorMapPair rows[2], other[2];
 };
 
-// lse2, then delta, of N queries of a head from `from` on; zeros beyond the last.
+// lse2, then delta, of N queries of a head from `from` on; zeros at and beyond `end`.
 template <int N>
 __device__ __forceinline__ void copy_statistics(float* to, const AttentionBackwardOperands<bf16>& f,
-                                                int b, int head, int from) {
+                                                int b, int head, int from, int end) {
   const int64_t at = (int64_t{b} * f.s.heads + head) * f.s.tq;
 #pragma unroll
   for (int k = 0; k < 2 * N / kWarp; ++k) {
     const int c = k * kWarp + static_cast<int>(threadIdx.x) % kWarp, i = from + c % N;
-    to[c] = i < f.s.tq ? (c < N ? f.lse2 : f.delta)[at + i] : 0;
+    to[c] = i < end ? (c < N ? f.lse2 : f.delta)[at + i] : 0;
   }
 }
 
+// The tiles on both sides of a pass, and which of the rows' a block owns.
+template <int D, bool kKeys>
+struct BackwardTiles {
+  TokenTiles<HopperBackwardTile<D, kKeys>::kRows> rows;
+  TokenTiles<HopperBackwardTile<D, kKeys>::kOther> other;
+  int mine;
+
+  __host__ __device__ static BackwardTiles of(const AttentionBackwardOperands<bf16>& f) {
+    using Tile = HopperBackwardTile<D, kKeys>;
+    const auto &rows = kKeys ? f.k : f.q, &other = kKeys ? f.q : f.k;
+    return {TokenTiles<Tile::kRows>::of(rows, kKeys ? f.s.tk : f.s.tq),
+            TokenTiles<Tile::kOther>::of(other, kKeys ? f.s.tq : f.s.tk), 0};
+  }
+};
+
 // The producer, a warp: the block's own rows, then the stages as the consumers free them.
 template <int D, bool kKeys>
-__device__ __forceinline__ void feed_backward(unsigned char* shared,
-                                              BackwardBarriers<D, kKeys>& bars,
-                                              const AttentionBackwardOperands<bf16>& f,
-                                              const BackwardMaps& maps, const AttentionWalk& walk,
-                                              const AttentionBlock& block, int first) {
+__device__ __forceinline__ void feed_backward(
+    unsigned char* shared, BackwardBarriers<D, kKeys>& bars,
+    const AttentionBackwardOperands<bf16>& f, const BackwardMaps& maps,
+    const BackwardTiles<D, kKeys>& tiles, const AttentionWalk& walk, const AttentionBlock& block) {
   using Tile = HopperBackwardTile<D, kKeys>;
   const int lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int i = 0; i < 2 && lane == 0; ++i) {
-    load_parts<D>(shared + i * Tile::kRowBytes, maps.rows[i], &bars.rows, first, block.head,
-                  block.b);
+    load_parts<D>(shared + i * Tile::kRowBytes, maps.rows[i].of(tiles.rows.part(tiles.mine)),
+                  &bars.rows, tiles.rows.row(tiles.mine), block.head, block.b);
   }
   for (int step = 0, tile = 0, head = kKeys ? walk.head : walk.kv_head;
        step < walk.heads * walk.tiles; ++step) {
     const int place = step % Tile::kStages, parity = (step / Tile::kStages & 1) ^ 1;
-    const int from = (walk.skip + tile) * Tile::kOther;
+    const int at = walk.skip + tile;
     ptx::mbar_wait(&bars.empty[place], parity);
     unsigned char* stage = shared + 2 * Tile::kRowBytes + place * Tile::kStageBytes;
 #pragma unroll
     for (int i = 0; i < 2 && lane == 0; ++i) {
-      load_parts<D, Tile::kOther>(stage + i * Tile::kOtherBytes, maps.other[i], &bars.full[place],
-                                  from, head, block.b);
+      load_parts<D, Tile::kOther>(stage + i * Tile::kOtherBytes,
+                                  maps.other[i].of(tiles.other.part(at)), &bars.full[place],
+                                  tiles.other.row(at), head, block.b);
     }
     if constexpr (kKeys) {
       float* to = reinterpret_cast<float*>(shared + Tile::kStatistics) + place * Tile::kFloats;
-      copy_statistics<Tile::kOther>(to, f, block.b, head, from);
+      copy_statistics<Tile::kOther>(to, f, block.b, head, tiles.other.first(at),
+                                    tiles.other.end(at));
     }
     __syncwarp();
     if (kKeys && lane == 0) ptx::mbar_arrive(&bars.full[place]);
@@ -118,26 +134,6 @@ __device__ __forceinline__ void hide_pairs(float (&x)[N], const AttentionSizes& 
       }
     }
   }
-}
-
-// Rows of hidden keys become zeros: they may be NaN, which a gradient of zero would not hide. Both
-// consumers call it, 256 threads.
-template <int D>
-__device__ __forceinline__ void clear_hidden(unsigned char* tile, const uint8_t* mask, int keys,
-                                             int from) {
-  const int consumer = static_cast<int>(threadIdx.x) - HopperTile<D>::kGroup;
-  const int row = consumer / 2, j = from + row;
-  if (j >= keys || (mask && mask[j] == 0)) {
-#pragma unroll
-    for (int chunk = 0; chunk < D / 16; ++chunk) {
-      const int part = chunk / 4, at = consumer % 2 * 4 + chunk % 4;
-      store_pack<4>(reinterpret_cast<uint32_t*>(tile + part * HopperTile<D>::kPartBytes +
-                                                row * 128 + at * 16),
-                    Pack<uint32_t, 4>{});
-    }
-  }
-  ptx::fence_proxy_async();
-  ptx::bar_sync(1, 2 * HopperTile<D>::kGroup);
 }
 
 }  // namespace parlo::cuda

@@ -156,6 +156,12 @@ TEST_CASE("gpu: NaN reaches its own row, and none where it is masked") {
       CHECK(std::isnan(out[i * 16]) == (i == 3));
     }
   }
+  for (const int64_t d : {64, 128}) {
+    Problem p = attention_problem({1, 150, 300, 1, 1, d}, kLengths, DType::bf16);
+    const Answer a = run_gpu(moved(p));
+    for (const Tensor& x : {p.k, p.v}) x.slice(1, 200, 300).fill(std::nan(""));  // hidden
+    CHECK(same_answer(run_gpu(moved(p)), a));
+  }
 }
 
 TEST_CASE("gpu: attention that does not fit is refused") {
