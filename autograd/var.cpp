@@ -226,6 +226,16 @@ class Sweep {
 
 thread_local Sweep* Sweep::active = nullptr;
 
+// One pass from several results; dys of those that nothing used are undefined.
+void sweep_from(std::span<const Var> ys, std::span<const Tensor> dys) {
+  NoGrad guard;
+  Sweep sweep;
+  for (size_t i = 0; i < ys.size(); ++i) {
+    if (dys[i].defined() && ys[i].requires_grad()) sweep.push(*ys[i].state(), dys[i]);
+  }
+  sweep.run();
+}
+
 }  // namespace
 
 void backward(const Var& y, Tensor dy) {
@@ -238,10 +248,7 @@ void backward(const Var& y, Tensor dy) {
     dy = Tensor::full(y.shape(), 1.0, y.dtype(), y.value().device());
   }
   check_gradient("backward", dy, y);
-  NoGrad guard;
-  Sweep sweep;
-  sweep.push(*y.state(), dy);
-  sweep.run();
+  sweep_from({&y, 1}, {&dy, 1});
 }
 
 bool grad_enabled() {
@@ -270,30 +277,34 @@ class WithGrad {
 }  // namespace
 
 Var checkpoint(std::function<Var(std::span<const Var>)> fn, std::vector<Var> inputs) {
+  const auto one = [fn = std::move(fn)](std::span<const Var> in) { return std::vector{fn(in)}; };
+  return checkpoint(one, std::move(inputs))[0];
+}
+
+std::vector<Var> checkpoint(std::function<std::vector<Var>(std::span<const Var>)> fn,
+                            std::vector<Var> inputs) {
   if (!recording) return fn(inputs);
-  Tensor y;
+  std::vector<Tensor> ys, saved;
   {
     NoGrad guard;
-    y = fn(inputs).value();
+    for (const Var& y : fn(inputs)) ys.push_back(y.value());
   }
-  std::vector<Tensor> saved;
   for (const Var& input : inputs) saved.push_back(input.defined() ? input.value() : Tensor());
   // Leaves inside fn may require gradients even when no input does: this input keeps the node.
   inputs.emplace_back(Tensor::zeros({}), true);
-  return record("checkpoint", y, std::move(inputs),
-                [fn = std::move(fn), saved](const Tensor& dy, const Need& need) {
+  return record("checkpoint", ys, std::move(inputs),
+                [fn = std::move(fn), saved](std::span<const Tensor> dys, const Need& need) {
                   const std::vector<Var>& outside = Sweep::current_inputs();
-                  std::vector<Var> again;
+                  std::vector<Var> again, out;
                   for (size_t i = 0; i < saved.size(); ++i) {
                     again.push_back(saved[i].defined() ? Var(saved[i], need[i]) : Var());
                     if (need[i]) again[i].state()->stands_for = outside[i].state();
                   }
-                  Var out;
                   {
                     WithGrad on;
                     out = fn(again);
                   }
-                  if (out.requires_grad()) backward(out, dy);
+                  sweep_from(out, dys);
                   return std::vector<Tensor>(outside.size());  // all pushed by the inner pass
                 });
 }

@@ -87,5 +87,7 @@ class NoGrad {
 // fn must be a pure function of its inputs and of leaves, whose gradients accumulate as usual:
 // every gradient has the bits it has without the checkpoint. Other Vars must come in as inputs.
 Var checkpoint(std::function<Var(std::span<const Var>)> fn, std::vector<Var> inputs);
+std::vector<Var> checkpoint(std::function<std::vector<Var>(std::span<const Var>)> fn,
+                            std::vector<Var> inputs);
 
 }  // namespace parlo

@@ -279,6 +279,26 @@ TEST_CASE("a checkpoint that returns its input, and one over leaves alone") {
   CHECK(same_bits(x.grad(), dy));
 }
 
+TEST_CASE("a checkpoint with several results, one unused, one an input, changes no bit") {
+  const auto body = [](std::span<const Var> in) {
+    const Var a = mul(in[0], in[1]), b = tanh(a);
+    return std::vector{a, mul(a, b), in[1], square(b)};
+  };
+  std::vector<Tensor> grads[2];
+  for (const bool again : {false, true}) {
+    const Var x(normal64({3, 4}, 1), true), w(normal64({4}, 2), true);
+    std::vector<Var> r{x, w};
+    for (int i = 0; i < 2; ++i) {
+      const std::vector<Var> in{r[0], r[1]};
+      const std::vector<Var> y = again ? checkpoint(body, in) : body(in);
+      r = {add(mul(y[0], y[1]), mul(y[0], y[2])), y[2]};  // y[3] is not used
+    }
+    backward(sum(mul(r[0], r[1])));
+    grads[again] = {x.grad(), w.grad()};
+  }
+  for (size_t i = 0; i < 2; ++i) CHECK(same_bits(grads[0][i], grads[1][i]));
+}
+
 TEST_CASE("checkpointing lowers the peak of a long chain") {
   const auto peak = [](bool checkpointed) {
     Var x(random_tensor({10000}, 1), true);
