@@ -129,10 +129,6 @@ QkvStream make_stream(const Scope& scope, const Sd3Config& c, const char* q, con
   return s;
 }
 
-Var joined(const Var& a, const Var& b) {
-  return cat(std::vector<Var>{a, b}, 1);
-}
-
 }  // namespace
 
 Sd3Block::Sd3Block(const Scope& scope, const Sd3Config& c, int64_t index) : name(scope.prefix()) {
@@ -260,17 +256,14 @@ Var Sd3Transformer::forward_features(const Var& hidden_states, const Var& featur
       block(x, text, silu_temb);
       continue;
     }
-    // Both streams travel as one tensor: a checkpoint has one result.
-    const int64_t n = x.dim(1);
-    const Var both = checkpoint(
-        [&block, n](std::span<const Var> in) {
-          Var a = slice(in[0], 1, 0, n), b = slice(in[0], 1, n, in[0].dim(1));
-          block(a, b, in[1]);
-          return joined(a, b);
+    const std::vector<Var> both = checkpoint(
+        [&block](std::span<const Var> in) {
+          Var a = in[0], b = in[1];
+          block(a, b, in[2]);
+          return std::vector{a, b};
         },
-        {joined(x, text), silu_temb});
-    x = slice(both, 1, 0, n);
-    text = slice(both, 1, n, both.dim(1));
+        {x, text, silu_temb});
+    x = both[0], text = both[1];
   }
   const std::vector<Var> m = norm_out_(silu_temb);  // scale, shift
   const Var out = proj_out_(modulate(x, m[1], m[0]));
