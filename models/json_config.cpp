@@ -51,6 +51,13 @@ std::string JsonConfig::text(const std::string& key, const std::string& fallback
   return v->get<std::string>();
 }
 
+bool JsonConfig::boolean(const std::string& key, bool fallback) const {
+  const json* v = find(*json_, key);
+  if (!v) return fallback;
+  CHECK(v->is_boolean(), where_, ": ", key, " is ", v->dump(), ", expected true or false");
+  return v->get<bool>();
+}
+
 std::vector<int64_t> JsonConfig::integers(const std::string& key) const {
   const json* v = find(*json_, key);
   if (!v) return {};
@@ -59,6 +66,18 @@ std::vector<int64_t> JsonConfig::integers(const std::string& key) const {
   for (const json& e : *v) {
     CHECK(e.is_number_integer(), where_, ": ", key, " holds ", e.dump(), ", expected integers");
     out.push_back(e.get<int64_t>());
+  }
+  return out;
+}
+
+std::vector<std::string> JsonConfig::texts(const std::string& key) const {
+  const json* v = find(*json_, key);
+  if (!v) return {};
+  CHECK(v->is_array(), where_, ": ", key, " is ", v->dump(), ", expected a list of strings");
+  std::vector<std::string> out;
+  for (const json& e : *v) {
+    CHECK(e.is_string(), where_, ": ", key, " holds ", e.dump(), ", expected strings");
+    out.push_back(e.get<std::string>());
   }
   return out;
 }

@@ -18,7 +18,9 @@ class JsonConfig {
   int64_t integer(const std::string& key, int64_t fallback) const;
   double number(const std::string& key, double fallback) const;
   std::string text(const std::string& key, const std::string& fallback) const;
+  bool boolean(const std::string& key, bool fallback) const;
   std::vector<int64_t> integers(const std::string& key) const;
+  std::vector<std::string> texts(const std::string& key) const;
   // An object field, e.g. text_config; an Error when it is missing.
   JsonConfig object(const std::string& key) const;
   bool contains(const std::string& key) const;

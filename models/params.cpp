@@ -4,7 +4,6 @@
 #include <set>
 
 #include "autograd/functions.h"
-#include "tensor/safetensors.h"
 
 namespace parlo {
 
@@ -52,19 +51,28 @@ void Params::load(const std::filesystem::path& path, const std::string& base,
                   const std::vector<std::string>& ignored, bool keep_bf16,
                   const std::string& omitted) {
   const SafeTensors file = SafeTensors::open_sharded(path, base);
-  std::vector<std::string> missing, unexpected, misshapen, not_finite;
+  NamedTensors tensors;
   for (const std::string& name : file.names()) {
-    if (!contains(name) && !contains(omitted + name) && !ends_with_any(name, ignored)) {
-      unexpected.push_back(name);
-    }
+    tensors.emplace_back(contains(omitted + name) ? omitted + name : name, file.get(name));
+  }
+  assign(path.string(), tensors, ignored, keep_bf16);
+}
+
+void Params::assign(const std::string& where, const NamedTensors& tensors,
+                    const std::vector<std::string>& ignored, bool keep_bf16) {
+  std::unordered_map<std::string, Tensor> given;
+  std::vector<std::string> missing, unexpected, twice, misshapen, not_finite;
+  for (const auto& [name, value] : tensors) {
+    if (!given.emplace(name, value).second) twice.push_back(name);
+    if (!contains(name) && !ends_with_any(name, ignored)) unexpected.push_back(name);
   }
   for (Entry& e : entries_) {
-    const std::string name = e.name.starts_with(omitted) ? e.name.substr(omitted.size()) : e.name;
-    if (!file.contains(name)) {
+    const auto found = given.find(e.name);
+    if (found == given.end()) {
       missing.push_back(e.name);
       continue;
     }
-    const Tensor t = file.get(name);
+    const Tensor& t = found->second;
     if (!(t.shape() == e.shape)) {
       misshapen.push_back(concat(e.name, " is ", t.shape(), ", expected ", e.shape));
       continue;
@@ -74,10 +82,11 @@ void Params::load(const std::filesystem::path& path, const std::string& base,
     if (!all_finite(value)) not_finite.push_back(e.name);
     e.var.state()->value = value;
   }
-  CHECK(missing.empty() && unexpected.empty() && misshapen.empty() && not_finite.empty(),
-        path.string(), ": not a checkpoint of this model", list_some("missing", missing),
-        list_some("unexpected", unexpected), list_some("wrong shape", misshapen),
-        list_some("NaN or infinite values in", not_finite));
+  CHECK(missing.empty() && unexpected.empty() && twice.empty() && misshapen.empty() &&
+            not_finite.empty(),
+        where, ": not a checkpoint of this model", list_some("missing", missing),
+        list_some("unexpected", unexpected), list_some("given twice", twice),
+        list_some("wrong shape", misshapen), list_some("NaN or infinite values in", not_finite));
 }
 
 NamedTensors Params::tensors() const {

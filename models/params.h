@@ -12,6 +12,7 @@
 #include "autograd/optim.h"
 #include "autograd/var.h"
 #include "tensor/philox.h"
+#include "tensor/safetensors.h"
 
 namespace parlo {
 
@@ -39,6 +40,10 @@ class Params {
   void load(const std::filesystem::path& path, const std::string& base,
             const std::vector<std::string>& ignored = {}, bool keep_bf16 = false,
             const std::string& omitted = {});
+  // The same from tensors that were read, and perhaps renamed, elsewhere; `where` names their
+  // origin in an Error.
+  void assign(const std::string& where, const NamedTensors& tensors,
+              const std::vector<std::string>& ignored = {}, bool keep_bf16 = false);
   // Names and values in order of declaration.
   NamedTensors tensors() const;
   std::vector<NamedVar> vars() const;
