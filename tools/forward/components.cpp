@@ -11,6 +11,8 @@ constexpr Component kComponents[] = {
     {"clip_text_with_projection", forward_clip_text_with_projection},
     {"clip_vision", forward_clip_vision},
     {"clip", forward_clip},
+    {"vae_encode", forward_vae_encode},
+    {"vae_decode", forward_vae_decode},
 };
 
 // PEFT's prefix of a module's name in adapter_model.safetensors.

@@ -55,5 +55,7 @@ ForwardResult forward_clip_text(const ForwardRequest& request);
 ForwardResult forward_clip_text_with_projection(const ForwardRequest& request);
 ForwardResult forward_clip_vision(const ForwardRequest& request);
 ForwardResult forward_clip(const ForwardRequest& request);
+ForwardResult forward_vae_encode(const ForwardRequest& request);
+ForwardResult forward_vae_decode(const ForwardRequest& request);
 
 }  // namespace parlo
