@@ -8,27 +8,35 @@ namespace parlo {
 
 Sd3Pipeline::Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer,
                          std::shared_ptr<ClipTextModel> encoder,
-                         std::shared_ptr<ClipTokenizer> tokenizer, double shift)
+                         std::shared_ptr<ClipTokenizer> tokenizer, double shift,
+                         std::shared_ptr<AutoencoderKl> vae)
     : transformer_(std::move(transformer)),
       encoder_(std::move(encoder)),
       tokenizer_(std::move(tokenizer)),
-      shift_(shift) {}
+      vae_(std::move(vae)),
+      shift_(shift) {
+  if (!vae_) return;
+  const int64_t ours = transformer_->config().in_channels, its = vae_->config().latent_channels;
+  CHECK(ours == its, "Sd3Pipeline: the transformer has in_channels = ", ours,
+        ", the autoencoder latent_channels = ", its, "; expected parts of one model");
+}
 
 std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& folder, Device device,
                                                DType dtype) {
   CHECK(std::filesystem::is_directory(folder), folder.string(),
         ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
-  for (const char* absent : {"vae", "text_encoder_2", "text_encoder_3"}) {
+  for (const char* absent : {"text_encoder_2", "text_encoder_3"}) {
     CHECK(!std::filesystem::exists(folder / absent), folder.string(), ": has ", absent,
-          "/, which this version cannot run yet; it runs pixel-space pipelines with one CLIP "
-          "text encoder");
+          "/, which this version cannot run yet; it runs pipelines with one CLIP text encoder");
   }
+  std::shared_ptr<AutoencoderKl> vae;
+  if (std::filesystem::exists(folder / "vae")) vae = AutoencoderKl::load(folder / "vae");
   const JsonConfig scheduler(folder / "scheduler" / "scheduler_config.json");
   auto pipeline = std::make_unique<Sd3Pipeline>(
       Sd3Transformer::load(folder / "transformer"),
       std::shared_ptr<ClipTextModel>(ClipTextModel::load(folder / "text_encoder")),
       std::make_shared<ClipTokenizer>(ClipTokenizer::load(folder / "tokenizer")),
-      scheduler.number("shift", 1.0));
+      scheduler.number("shift", 1.0), vae);
   pipeline->to(device);
   if (dtype == DType::bf16) pipeline->transformer().narrow();
   return pipeline;
@@ -37,6 +45,7 @@ std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& fold
 void Sd3Pipeline::to(Device device) {
   transformer_->params().to(device);
   encoder_->params().to(device);
+  if (vae_) vae_->params().to(device);
   cache_.clear();
 }
 
@@ -83,7 +92,14 @@ Var Sd3Pipeline::velocity(const Var& x, const Tensor& noise, const Condition& co
 
 Tensor Sd3Pipeline::decode(const Tensor& latents) const {
   const NoGrad guard;
-  return affine(Var(latents), 0.5, 0.5).value();
+  if (!vae_) return affine(Var(latents), 0.5, 0.5).value();
+  std::vector<Var> pictures;
+  for (int64_t b = 0; b < latents.dim(0); ++b) {
+    const Var sample = vae_->decode(vae_->unscaled(Var(latents.slice(0, b, b + 1))));
+    pictures.push_back(affine(sample, 0.5, 0.5));
+  }
+  CHECK(!pictures.empty(), "Sd3Pipeline::decode: no latents");
+  return pictures.size() == 1 ? pictures[0].value() : cat(pictures, 0).value();
 }
 
 std::vector<double> Sd3Pipeline::sigmas(int64_t steps) const {

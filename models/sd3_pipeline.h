@@ -1,5 +1,5 @@
 // An SD3 text-to-image pipeline from a diffusers folder: transformer/, text_encoder/, tokenizer/,
-// scheduler/. Without a vae/ folder the latents are the pixels themselves, in [-1, 1].
+// scheduler/ and vae/. Without a vae/ folder the latents are the pixels themselves, in [-1, 1].
 #pragma once
 
 #include <filesystem>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "models/autoencoder_kl.h"
 #include "models/clip.h"
 #include "models/clip_tokenizer.h"
 #include "models/flow_model.h"
@@ -16,8 +17,10 @@ namespace parlo {
 
 class Sd3Pipeline : public FlowModel {
  public:
+  // vae: null for pixels; else its latents have the transformer's channels.
   Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer, std::shared_ptr<ClipTextModel> encoder,
-              std::shared_ptr<ClipTokenizer> tokenizer, double shift);
+              std::shared_ptr<ClipTokenizer> tokenizer, double shift,
+              std::shared_ptr<AutoencoderKl> vae = nullptr);
   // dtype bf16 narrows the transformer.
   static std::unique_ptr<Sd3Pipeline> load(const std::filesystem::path& folder, Device device = {},
                                            DType dtype = DType::f32);
@@ -29,14 +32,16 @@ class Sd3Pipeline : public FlowModel {
   Tensor noise_features(std::span<const double> sigmas) const override {
     return sigma_features(sigmas, device());
   }
+  // A picture at a time: memory depends on its size alone (AutoencoderKl::decode).
   Tensor decode(const Tensor& latents) const override;
   std::vector<double> sigmas(int64_t steps) const override;
   Linears linears() override { return transformer_->linears(); }
   Params& params() override { return transformer_->params(); }
-  // Moves the transformer and the text encoder; what was encoded is forgotten.
+  // Moves the transformer, the text encoder and the autoencoder; what was encoded is forgotten.
   void to(Device device);
   Device device() const override { return transformer_->params().device(); }
   Sd3Transformer& transformer() { return *transformer_; }
+  AutoencoderKl* vae() { return vae_.get(); }  // null without one
 
  private:
   struct Encoded {
@@ -47,6 +52,7 @@ class Sd3Pipeline : public FlowModel {
   std::unique_ptr<Sd3Transformer> transformer_;
   std::shared_ptr<ClipTextModel> encoder_;
   std::shared_ptr<ClipTokenizer> tokenizer_;
+  std::shared_ptr<AutoencoderKl> vae_;
   double shift_;
   std::map<std::string, Encoded> cache_;
 };
