@@ -1,12 +1,15 @@
-// Convolution by im2col: for each image and group, col [I/g kd kh kw, pixels] holds the window
-// under every output pixel; y = w col, dw = dy col', dcol = w' dy, and dx collects dcol back. col
-// is made for some lines of y at a time, so that it stays in the cache.
+// Convolution by products with the window matrix col [I/g kd kh kw, pixels] of each image and
+// group (conv_windows.h): y = w col, dw = dy col', dcol = w' dy, and dx collects dcol back. In the
+// forward the product writes panels of col as it needs them, for some output pixels at a time; in
+// the backward col is made for some lines of y.
 #include "kernels/conv.h"
 
 #include <algorithm>
+#include <vector>
 
-#include "kernels/checks.h"
 #include "kernels/conv_checks.h"
+#include "kernels/cpu/checks.h"
+#include "kernels/cpu/conv_windows.h"
 #include "kernels/matmul.h"
 #include "tensor/parallel.h"
 
@@ -40,22 +43,6 @@ void for_each_slab(const Conv& c, DType dtype, Body&& body) {
   }
 }
 
-// Output columns [begin, end) read input columns inside the image for kernel column `at`.
-void inside(const Conv& c, int64_t at, int64_t* begin, int64_t* end) {
-  const int64_t shift = at - c.before[2];
-  *begin = shift >= 0 ? 0 : ceil_div(-shift, c.stride[2]);
-  *end = shift >= c.size[2] ? 0 : (c.size[2] - 1 - shift) / c.stride[2] + 1;
-  *begin = std::min(*begin, c.result[2]);
-  *end = std::clamp(*end, *begin, c.result[2]);
-}
-
-// The input position under tap k of output position i; -1 outside.
-int64_t position(const Conv& c, size_t axis, int64_t i, int64_t k) {
-  const int64_t at = i * c.stride[axis] + k - c.before[axis], last = c.size[axis] - 1;
-  if (c.border == Border::replicate) return std::clamp<int64_t>(at, 0, last);
-  return at <= last ? std::max<int64_t>(at, -1) : -1;
-}
-
 // One line of one row of the window matrix: columns [begin, end) of col are line[j stride + shift],
 // the others lie outside.
 template <class T>
@@ -67,34 +54,23 @@ struct WindowLine {
 
 template <class T, class Body>
 void for_each_window_line(const Conv& c, const Slab& slab, T* image, Body&& body) {
+  const std::vector<InsideColumns> columns = inside_columns(c);
   for (int64_t row = 0; row < c.col_rows(); ++row) {
     const int64_t dj = row % c.kernel[2], di = row / c.kernel[2] % c.kernel[1];
     const int64_t dd = row / (c.kernel[2] * c.kernel[1]) % c.kernel[0], channel = row / c.taps();
     WindowLine<T> w{};
-    inside(c, dj, &w.begin, &w.end);
-    w.shift = dj - c.before[2];
+    const InsideColumns& in = columns[static_cast<size_t>(dj)];
+    w.begin = in.begin, w.end = in.end, w.shift = in.shift;
     w.at = row * slab.pixels();
     int64_t q = slab.begin / c.result[1], r = slab.begin % c.result[1];
     for (int64_t i = slab.begin; i < slab.end; ++i, w.at += slab.width) {
-      const int64_t z = position(c, 0, q, dd), y = position(c, 1, r, di);
+      const int64_t z = window_position(c, 0, q, dd), y = window_position(c, 1, r, di);
       if (++r == c.result[1]) r = 0, ++q;
       w.line = z < 0 || y < 0 ? nullptr
                               : image + ((channel * c.size[0] + z) * c.size[1] + y) * c.size[2];
       body(w);
     }
   }
-}
-
-template <class T>
-void gather_windows(const Conv& c, const Slab& slab, const T* image, T* col) {
-  const bool replicate = c.border == Border::replicate;
-  for_each_window_line(c, slab, image, [&](const WindowLine<const T>& w) {
-    T* out = col + w.at;
-    if (!w.line) return std::fill(out, out + slab.width, T(0));
-    std::fill(out, out + w.begin, replicate ? w.line[0] : T(0));
-    for (int64_t j = w.begin; j < w.end; ++j) out[j] = w.line[j * c.stride[2] + w.shift];
-    std::fill(out + w.end, out + slab.width, replicate ? w.line[c.size[2] - 1] : T(0));
-  });
 }
 
 template <class T>
@@ -131,18 +107,23 @@ Tensor window_matrix(const Conv& c, const Slab& slab, DType dtype) {
   return Tensor::empty({c.col_rows(), slab.pixels()}, dtype);
 }
 
+// y = product + bias + residual for some output pixels, product [out / groups, pixels].
 template <class T>
-void add_tail(const Conv& c, const Tensor& bias, const Tensor& residual, const Tensor& y) {
-  const int64_t area = c.area();
-  parallel_for(c.batch * c.out, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      T* plane = y.data<T>() + i * area;
-      const T b = bias ? bias.data<T>()[i % c.out] : T(0);
-      const T* r = residual ? residual.data<T>() + i * area : nullptr;
-      for (int64_t j = 0; j < area; ++j) plane[j] += r ? b + r[j] : b;
+struct Tail {
+  const Conv& c;
+  const T *bias, *residual;  // or null
+  T* y;
+
+  void write(int64_t b, int64_t g, int64_t first, int64_t pixels, const T* product) const {
+    const int64_t part = c.out / c.groups;
+    for (int64_t i = 0; i < part; ++i, product += pixels) {
+      const int64_t o = g * part + i, at = (b * c.out + o) * c.area() + first;
+      const T offset = bias ? bias[o] : T(0);
+      const T* r = residual ? residual + at : nullptr;
+      for (int64_t j = 0; j < pixels; ++j) y[at + j] = product[j] + (r ? offset + r[j] : offset);
     }
-  });
-}
+  }
+};
 
 template <class T>
 void sum_bias(const Conv& c, const Tensor& dy, const Tensor& dbias) {
@@ -158,17 +139,28 @@ void sum_bias(const Conv& c, const Tensor& dy, const Tensor& dbias) {
   }
 }
 
+// Output pixels that are computed at a time: with 512 channels out, their products and a block of
+// the weights take 400 KB of the L2 each.
+constexpr int64_t kPixels = 192;
+
 template <class T>
-void products(const Conv& c, const Tensor& x, const Tensor& w, const Tensor& y) {
-  const int64_t lines = c.result[0] * c.result[1], step = slab_lines(c, x.dtype());
-  const int64_t slabs = ceil_div(lines, step);
-  parallel_for(c.batch * c.groups * slabs, 1, [&](int64_t begin, int64_t end) {
+void products(const Conv& c, const Tensor& x, const Tensor& w, const Tail<T>& tail) {
+  const int64_t parts = ceil_div(c.area(), kPixels), channels = c.out / c.groups;
+  parallel_for(c.batch * c.groups * parts, 1, [&](int64_t begin, int64_t end) {
+    const Tensor room = Tensor::empty({channels * std::min(kPixels, c.area())}, x.dtype());
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / slabs / c.groups, g = i / slabs % c.groups, first = i % slabs * step;
-      const Slab slab{first, std::min(lines, first + step), c.result[2]};
-      const Tensor col = window_matrix(c, slab, x.dtype());
-      gather_windows<T>(c, slab, matrix(x, c, b, g).template data<T>(), col.data<T>());
-      matmul(weight_matrix(w, c, g), false, col, false, columns(matrix(y, c, b, g), slab));
+      const int64_t b = i / parts / c.groups, g = i / parts % c.groups, first = i % parts * kPixels;
+      const WindowMatrix<T> windows(c, matrix(x, c, b, g).template data<T>());
+      Gemm<T> p;
+      p.m = channels, p.n = std::min(kPixels, c.area() - first);
+      p.k = c.col_rows();
+      p.a = weight_matrix(w, c, g).template data<T>(), p.a_row = c.col_rows();
+      p.write_b = [&](const GemmBlock& block, T* out) {
+        windows.write({block.k, block.rows, first + block.col, block.cols, block.width}, out);
+      };
+      p.c = room.data<T>(), p.c_row = p.n;
+      gemm(p);
+      tail.write(b, g, first, p.n, room.data<T>());
     }
   });
 }
@@ -195,7 +187,9 @@ void weight_gradient(const Conv& c, const Tensor& x, const Tensor& dy, const Ten
     const int64_t b = i / c.groups, g = i % c.groups;
     for_each_slab(c, x.dtype(), [&](const Slab& slab) {
       const Tensor col = window_matrix(c, slab, dw.dtype());
-      gather_windows<T>(c, slab, matrix(x, c, b, g).template data<T>(), col.data<T>());
+      WindowMatrix<T>(c, matrix(x, c, b, g).template data<T>())
+          .write({0, c.col_rows(), slab.begin * slab.width, slab.pixels(), slab.pixels()},
+                 col.data<T>());
       matmul(columns(matrix(dy, c, b, g), slab), false, col, true, weight_matrix(dw, c, g), 1.0,
              1.0);
     });
@@ -211,8 +205,9 @@ void conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& 
   const auto plain = [](const Tensor& t) { return t ? t.contiguous() : t; };
   visit_float(x.dtype(), "conv3d", [&](auto zero) {
     using T = decltype(zero);
-    products<T>(c, x.contiguous(), w.contiguous(), y);
-    if (bias || residual) add_tail<T>(c, plain(bias), plain(residual), y);
+    const Tensor offset = plain(bias), added = plain(residual);
+    products<T>(c, x.contiguous(), w.contiguous(),
+                {c, data_or_null<T>(offset), data_or_null<T>(added), y.data<T>()});
   });
 }
 

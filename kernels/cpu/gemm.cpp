@@ -64,6 +64,10 @@ struct Product {
 
   void pack(int64_t block, int64_t p, float* out) const {
     const int64_t cols = std::min(panels.width(p), g.n - panels.begin(p));
+    if (g.write_b) {
+      return g.write_b(
+          {block_begin(block), block_size(block), panels.begin(p), cols, panels.width(p)}, out);
+    }
     if (pairs) {
       const int64_t at = 2 * block_begin(block) + panels.begin(p) * g.b_col;
       const auto* b = reinterpret_cast<const uint16_t*>(b_bf16 + at);
@@ -173,6 +177,7 @@ struct Split {
 Split split(const Product& product, bool whole) {
   const Gemm<float>& g = product.g;
   const int64_t count = product.panels.count, tile = product.isa.tile_rows;
+  if (g.write_b) return {ceil_div(g.m, tile) * tile, 1, count, 1};
   int64_t chunk = kChunkRows;
   if (!whole) chunk = g.m < 128 ? g.m : std::max<int64_t>(64, ceil_div(g.m, 4));
   Split s{};
@@ -188,7 +193,8 @@ Split split(const Product& product, bool whole) {
 void run_product(Product& product, Product* down = nullptr) {
   const Gemm<float>& g = product.g;
   if (g.m == 0 || g.n == 0) return;
-  const bool whole = g.k * g.n <= kPackWhole || (g.a_col == 1 ? g.m > 128 : g.m > 512);
+  const bool whole =
+      !g.write_b && (g.k * g.n <= kPackWhole || (g.a_col == 1 ? g.m > 128 : g.m > 512));
   if (whole) product.pack_all();
   if (product.epilogue && product.epilogue->rank > 0) product.pack_up();
   const Split s = split(product, whole);

@@ -4,12 +4,18 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "kernels/matmul.h"
 #include "tensor/parallel.h"
 
 namespace parlo::cpu {
+
+// Rows [k, k + rows) and columns [col, col + cols) of B, written as rows of `width` elements.
+struct GemmBlock {
+  int64_t k, rows, col, cols, width;
+};
 
 // Element (i, j) of an operand is at data[i * row + j * col]; one of row and col is 1.
 template <class T>
@@ -19,6 +25,9 @@ struct Gemm {
   int64_t a_row = 0, a_col = 1;
   const T* b = nullptr;
   int64_t b_row = 0, b_col = 1;
+  // Instead of b: writes a block of B, zeros in columns [cols, width). Called once for each block
+  // of a product, so that B never needs to exist; threads are the caller's.
+  std::function<void(const GemmBlock&, T*)> write_b = nullptr;
   T* c = nullptr;
   int64_t c_row = 0;  // columns of C are adjacent
   T alpha = 1, beta = 0;
@@ -50,7 +59,12 @@ void gemm(const Gemm<T>& g) {
   std::vector<T> packed;
   const T* b = g.b;
   int64_t b_row = g.b_row;
-  if (g.b_col != 1) {
+  if (g.write_b) {
+    packed.resize(static_cast<size_t>(g.k * g.n));
+    g.write_b({0, g.k, 0, g.n, g.n}, packed.data());
+    b = packed.data();
+    b_row = g.n;
+  } else if (g.b_col != 1) {
     packed.resize(static_cast<size_t>(g.k * g.n));
     for (int64_t j = 0; j < g.n; ++j)
       for (int64_t k = 0; k < g.k; ++k) packed[k * g.n + j] = g.b[k * g.b_row + j * g.b_col];

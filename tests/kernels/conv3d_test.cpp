@@ -68,6 +68,18 @@ Gradients backward(const Conv3dProblem& p) {
 
 }  // namespace
 
+// Lines of several panels and windows of several blocks, cut where lines go on.
+TEST_CASE("forward of long lines and many taps equals plain loops") {
+  const std::vector<Conv3dCase> cases = {
+      {1, 24, 5, {2, 3, 130}, {3, 3, 3}, causal_conv3d(3)},
+      {2, 22, 4, {1, 5, 97}, {1, 3, 3}, {{1, 1, 2}, {0, 1, 2}, {0, 1, 1}, Border::zero, 2}},
+      {1, 70, 9, {1, 1, 260}, {1, 1, 3}, {{1, 1, 1}, {0, 0, 1}, {0, 0, 1}, Border::zero, 1}}};
+  for (const Conv3dCase& c : cases) {
+    const Conv3dProblem p = make_conv3d(c, DType::f32);
+    check_close(forward(p).to(DType::f64), reference(p), tolerance(DType::f32));
+  }
+}
+
 TEST_CASE("conv3d equals plain loops") {
   for (DType dtype : {DType::f32, DType::f64}) {
     for (const Conv3dCase& c : conv3d_cases()) {
