@@ -23,7 +23,9 @@ const std::vector<Case> kCases{{"sd3", "sd3_a", "sd3_a"},
                                {"clip_text_with_projection", "clip_text_b", "clip_text_b"},
                                {"clip_text_with_projection", "clip_text_c", "clip_text_c"},
                                {"clip_vision", "clip_vision_a", "clip_vision_a"},
-                               {"clip", "clip_model_a", "clip_model_a"}};
+                               {"clip", "clip_model_a", "clip_model_a"},
+                               {"t5_encoder", "t5_a", "t5_a"},
+                               {"t5_encoder", "t5_b", "t5_b"}};
 
 std::vector<std::string> command(const Case& c, const std::string& inputs,
                                  const std::string& outputs) {

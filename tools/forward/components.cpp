@@ -13,6 +13,7 @@ constexpr Component kComponents[] = {
     {"clip", forward_clip},
     {"vae_encode", forward_vae_encode},
     {"vae_decode", forward_vae_decode},
+    {"t5_encoder", forward_t5_encoder},
 };
 
 // PEFT's prefix of a module's name in adapter_model.safetensors.

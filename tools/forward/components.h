@@ -54,6 +54,7 @@ ForwardResult forward_sd3(const ForwardRequest& request);
 ForwardResult forward_clip_text(const ForwardRequest& request);
 ForwardResult forward_clip_text_with_projection(const ForwardRequest& request);
 ForwardResult forward_clip_vision(const ForwardRequest& request);
+ForwardResult forward_t5_encoder(const ForwardRequest& request);
 ForwardResult forward_clip(const ForwardRequest& request);
 ForwardResult forward_vae_encode(const ForwardRequest& request);
 ForwardResult forward_vae_decode(const ForwardRequest& request);
