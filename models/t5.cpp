@@ -80,14 +80,11 @@ Scope feed_forward_scope(const Scope& block) {
   return block / "layer" / 1 / "DenseReluDense";
 }
 
-// softmax(q k' + bias) v with the scores stored; q, k, v [B, T, H, D]. In f32 (f64 as given).
+// softmax(q k' + bias) v with the scores stored; q, k, v [B, T, H, D].
 Var biased_attention(const Var& q, const Var& k, const Var& v, const Var& bias) {
-  const auto heads_first = [&](const Var& x) {
-    return permute(cast(x, bias.dtype()), {0, 2, 1, 3});
-  };
+  const auto heads_first = [](const Var& x) { return permute(x, {0, 2, 1, 3}); };
   const Var scores = matmul(heads_first(q), heads_first(k), false, true);
-  const Var out = matmul(softmax(add(scores, bias)), heads_first(v));
-  return permute(out, {0, 2, 1, 3});
+  return heads_first(matmul(softmax(add(scores, bias)), heads_first(v)));
 }
 
 }  // namespace
@@ -108,18 +105,13 @@ T5Block::T5Block(const Scope& scope, const T5Config& c)
       heads(c.num_heads),
       eps(c.layer_norm_epsilon) {}
 
-Var T5Block::operator()(const Var& x, const Var& bias, DType compute) const {
-  // In the residual's own dtype the sum is part of the projection.
-  const auto add_to = [&](const Var& residual, const Linear& projection, const Var& y) {
-    if (compute == residual.dtype()) return projection(y, Activation::none, residual);
-    return add(residual, cast(projection(y), residual.dtype()));
-  };
-  const Var n = cast(rms_norm(x, attention_norm, eps), compute);
+Var T5Block::operator()(const Var& x, const Var& bias) const {
+  const Var n = rms_norm(x, attention_norm, eps);
   const Var a = biased_attention(split_heads(q(n), heads), split_heads(k(n), heads),
                                  split_heads(v(n), heads), bias);
-  const Var h = add_to(x, o, cast(join_heads(a), compute));
-  const Var m = cast(rms_norm(h, feed_forward_norm, eps), compute);
-  return add_to(h, wo, glu(Activation::gelu_tanh, wi_0(m), wi_1(m)));
+  const Var h = o(join_heads(a), Activation::none, x);
+  const Var m = rms_norm(h, feed_forward_norm, eps);
+  return wo(glu(Activation::gelu_tanh, wi_0(m), wi_1(m)), Activation::none, h);
 }
 
 T5EncoderModel::T5EncoderModel(const T5Config& c, const std::string& embeddings) : config_(c) {
@@ -166,7 +158,7 @@ T5Output T5EncoderModel::forward(const Var& embeds, const Tensor& attention_mask
   for (const T5Block& block : blocks_) {
     r.hidden_states.push_back(x);
     const TraceRange range(block.name.c_str());
-    x = block(x, bias, compute);
+    x = block(x, bias);
   }
   r.last_hidden_state = rms_norm(x, final_norm_, config_.layer_norm_epsilon);
   r.hidden_states.push_back(r.last_hidden_state);

@@ -41,8 +41,8 @@ struct T5Block {
   double eps = 1e-6;
 
   T5Block(const Scope& scope, const T5Config& config);
-  // x [B, T, C] stays in its own dtype; what is added to it is computed in `compute`.
-  Var operator()(const Var& x, const Var& bias, DType compute) const;
+  // x [B, T, C]; bias [1 or B, H, T, T] of the scores.
+  Var operator()(const Var& x, const Var& bias) const;
 };
 
 struct T5Output {
@@ -57,7 +57,8 @@ class T5EncoderModel {
   explicit T5EncoderModel(const T5Config& config, const std::string& embeddings = "shared");
   T5EncoderModel(const T5EncoderModel&) = delete;
   T5EncoderModel& operator=(const T5EncoderModel&) = delete;
-  // keep_bf16: matrices stored in bf16 stay so.
+  // keep_bf16: matrices stored in bf16 stay so; linears then round their inputs, while sums and the
+  // residual stream are f32 (which T5 needs: fp16 overflows in it).
   static std::unique_ptr<T5EncoderModel> load(const std::filesystem::path& folder,
                                               bool keep_bf16 = false);
   void save(const std::filesystem::path& folder) const;
@@ -74,9 +75,6 @@ class T5EncoderModel {
   Params& params() { return params_; }
   const Params& params() const { return params_; }
   Linears linears();
-  // Of activations inside layers; the residual stream keeps the embeddings' f32, whose range fp16
-  // and whose precision bf16 would lack. bf16 needs a GPU.
-  DType compute = DType::f32;
 
  private:
   Var attention_bias(const Tensor& attention_mask, const Shape& tokens) const;
