@@ -104,30 +104,28 @@ void merge_symbols(std::vector<int32_t>& symbols, Find&& find) {
   }
 }
 
-// A token as tokenizer_config.json has it: a string, or an object with the string as "content".
-std::string token_text(const json& value, const std::string& fallback) {
-  if (value.is_string()) return value.get<std::string>();
-  if (value.is_object() && value.contains("content") && value["content"].is_string()) {
-    return value["content"].get<std::string>();
-  }
-  return fallback;
+// As the published tokenizers normalise: composed, each run of white space one space, lowercase.
+std::string normalise(std::string_view text) {
+  const std::string composed = nfc(text);
+  std::string out;
+  if (strip_left(composed).size() < composed.size()) out += ' ';
+  for (std::string_view word : split_white_space(composed)) out.append(word) += ' ';
+  const bool trailing = strip_right(composed).size() < composed.size();
+  if (!trailing && out.ends_with(' ')) out.pop_back();
+  return lowercase(out);
 }
 
 }  // namespace
 
 ClipTokenizer::ClipTokenizer(const ClipVocab& files, const std::string& pad_token,
-                             int64_t max_length)
+                             int64_t max_length, const std::vector<AddedToken>& added)
     : with_specials_(concat(kSpecialWord, "|", kPattern)),
       pattern_(kPattern),
       max_length_(max_length) {
   CHECK(max_length >= 2, "ClipTokenizer: length ", max_length, " leaves no room for BOS and EOS");
   read_vocab(files.vocab_json);
   read_merges(files.merges_txt);
-  bos_id_ = special_id(kBos);
-  eos_id_ = special_id(kEos);
-  pad_id_ = special_id(pad_token);
-  specials_ = {{kBos, int32_t(bos_id_)}, {kEos, int32_t(eos_id_)}};
-  if (pad_token != kEos && pad_token != kBos) specials_.push_back({pad_token, int32_t(pad_id_)});
+  add_tokens(pad_token, added);
   const auto id_or_unknown = [&](const std::string& token) {
     const auto found = ids_.find(token);
     return found == ids_.end() ? int32_t(eos_id_) : found->second;  // unk_token is EOS
@@ -138,25 +136,42 @@ ClipTokenizer::ClipTokenizer(const ClipVocab& files, const std::string& pad_toke
   }
 }
 
-ClipTokenizer ClipTokenizer::load(const std::filesystem::path& folder) {
-  std::string pad = kEos;
-  int64_t max_length = 77;
-  const auto config_path = folder / "tokenizer_config.json";
-  std::error_code ignored;
-  if (std::filesystem::exists(config_path, ignored)) {
-    try {
-      const json config = json::parse(read_file(config_path));
-      pad = token_text(config.value("pad_token", json()), pad);
-      const json length = config.value("model_max_length", json());
-      // Some files hold 1e30 for "no limit".
-      if (length.is_number_integer() && length < 100000) max_length = length.get<int64_t>();
-    } catch (const json::exception& error) {
-      throw Error(concat(config_path.string(), ": ", error.what()));
-    }
+void ClipTokenizer::add_tokens(const std::string& pad_token, const std::vector<AddedToken>& added) {
+  constexpr int64_t kMostIds = 1 << 20;
+  for (const AddedToken& token : added) {
+    CHECK(token.id < kMostIds, "added token '", token.text, "' has id ", token.id);
+    if (token.id >= size()) tokens_.resize(size_t(token.id) + 1);
+    std::string& slot = tokens_[size_t(token.id)];
+    CHECK(slot.empty() || slot == token.text, "added token '", token.text, "' has the id ",
+          token.id, " of '", slot, "'");
+    slot = token.text;
+    ids_.emplace(token.text, int32_t(token.id));
   }
+  std::vector<AddedToken> all, raw, normalized;
+  for (const std::string& text : {std::string(kBos), std::string(kEos), pad_token}) {
+    AddedToken token;
+    token.text = text;
+    token.id = special_id(text);
+    merge_added_tokens(all, {token});
+  }
+  bos_id_ = all[0].id;
+  eos_id_ = all[1].id;
+  pad_id_ = special_id(pad_token);
+  merge_added_tokens(all, added);
+  for (AddedToken& token : all) {
+    if (token.normalized) token.text = normalise(token.text);
+    (token.normalized ? normalized : raw).push_back(std::move(token));
+  }
+  raw_ = AddedTokens(std::move(raw));
+  normalized_ = AddedTokens(std::move(normalized));
+}
+
+ClipTokenizer ClipTokenizer::load(const std::filesystem::path& folder) {
+  const TokenizerConfig config = read_tokenizer_config(folder);
   const ClipVocab files{read_file(folder / "vocab.json"), read_file(folder / "merges.txt")};
   try {
-    return ClipTokenizer(files, pad, max_length);
+    return ClipTokenizer(files, config.pad_token.empty() ? kEos : config.pad_token,
+                         config.max_length > 0 ? config.max_length : 77, config.added);
   } catch (const Error& error) {
     throw Error(concat(folder.string(), ": ", error.what()));
   }
@@ -218,31 +233,30 @@ void ClipTokenizer::append_piece(std::string_view piece, std::vector<int64_t>& i
   ids.insert(ids.end(), symbols.begin(), symbols.end());
 }
 
-void ClipTokenizer::append_pieces(std::string_view text, std::vector<int64_t>& ids) const {
-  const std::string clean = lowercase(nfc(text));
-  for (std::string_view piece : split_pieces(clean, with_specials_, pattern_)) {
-    append_piece(piece, ids);
+void ClipTokenizer::append_text(std::string_view text, std::vector<int64_t>& ids) const {
+  const std::string clean = normalise(text);
+  for (const TextPart& part : normalized_.split(clean)) {
+    if (part.token != nullptr) {
+      ids.push_back(part.token->id);
+      continue;
+    }
+    for (std::string_view piece : split_pieces(part.text, with_specials_, pattern_)) {
+      append_piece(piece, ids);
+    }
   }
 }
 
 std::vector<int64_t> ClipTokenizer::tokenize(std::string_view text) const {
   std::vector<int64_t> ids;
-  while (!text.empty()) {
-    size_t at = std::string_view::npos;
-    const Special* next = nullptr;
-    for (const Special& special : specials_) {
-      const size_t found = text.find(special.text);
-      if (found < at) {
-        at = found;
-        next = &special;
-      }
-    }
-    append_pieces(text.substr(0, at), ids);
-    if (next == nullptr) break;
-    ids.push_back(next->id);
-    text.remove_prefix(at + next->text.size());
+  for (const TextPart& part : raw_.split(text)) {
+    part.token != nullptr ? ids.push_back(part.token->id) : append_text(part.text, ids);
   }
   return ids;
+}
+
+const AddedToken* ClipTokenizer::added(int64_t id) const {
+  const AddedToken* token = raw_.with_id(id);
+  return token != nullptr ? token : normalized_.with_id(id);
 }
 
 std::vector<int64_t> ClipTokenizer::encode(std::string_view text, int64_t max_length) const {
@@ -275,6 +289,10 @@ std::string ClipTokenizer::decode(std::span<const int64_t> ids) const {
     CHECK(id >= 0 && id < size(), "ClipTokenizer: id ", id, " is outside the vocabulary of ",
           size());
     if (id == bos_id_ || id == eos_id_ || id == pad_id_) continue;
+    if (const AddedToken* whole = added(id)) {
+      out += whole->text + ' ';
+      continue;
+    }
     std::string_view token = tokens_[size_t(id)];
     const bool last = token.ends_with(kEndOfWord);
     if (last) token.remove_suffix(kEndOfWord.size());

@@ -1,7 +1,7 @@
 // CLIP's byte-level BPE tokenizer, read from the published vocab.json and merges.txt.
-// Special tokens are cut out of the raw text; the rest is composed (NFC), lowercased, split into
-// words, single digits and runs of symbols, spelled in byte symbols and merged by rank, with </w>
-// on the last symbol of a piece.
+// Special and other added tokens are cut out first; the rest is composed (NFC), lowercased, split
+// into words, single digits and runs of symbols, spelled in byte symbols and merged by rank, with
+// </w> on the last symbol of a piece.
 #pragma once
 
 #include <array>
@@ -13,6 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "models/added_tokens.h"
 #include "models/regex.h"
 #include "tensor/tensor.h"
 
@@ -35,11 +36,12 @@ class ClipTokenizer {
   static constexpr const char* kBos = "<|startoftext|>";
   static constexpr const char* kEos = "<|endoftext|>";
 
-  // A pad token of one's own ("!" for SD3's second tokenizer) becomes a special token.
+  // A pad token of one's own ("!" for SD3's second tokenizer) becomes a special token. `added` may
+  // name ids beyond the vocabulary, and the specials with other flags.
   explicit ClipTokenizer(const ClipVocab& files, const std::string& pad_token = kEos,
-                         int64_t max_length = 77);
-  // vocab.json and merges.txt of a folder; pad token and length from tokenizer_config.json where
-  // it is there.
+                         int64_t max_length = 77, const std::vector<AddedToken>& added = {});
+  // vocab.json and merges.txt of a folder; pad token, length and added tokens as
+  // read_tokenizer_config() finds them.
   static ClipTokenizer load(const std::filesystem::path& folder);
 
   // BOS, the text's ids, EOS, padding: exactly max_length ids (0: the tokenizer's own). A longer
@@ -49,8 +51,10 @@ class ClipTokenizer {
   Tensor encode_batch(const std::vector<std::string>& texts, int64_t max_length = 0) const;
   // The text's ids alone.
   std::vector<int64_t> tokenize(std::string_view text) const;
-  // Text of the ids with words separated by spaces; specials are left out.
+  // Text of the ids with words separated by spaces; BOS, EOS and padding are left out.
   std::string decode(std::span<const int64_t> ids) const;
+  // The added token of this id, or null.
+  const AddedToken* added(int64_t id) const;
 
   int64_t size() const { return static_cast<int64_t>(tokens_.size()); }
   int64_t max_length() const { return max_length_; }
@@ -63,15 +67,12 @@ class ClipTokenizer {
     int rank = 0;
     int32_t token = 0;
   };
-  struct Special {
-    std::string text;
-    int32_t id = 0;
-  };
-
   void read_vocab(const std::string& vocab_json);
   void read_merges(const std::string& merges_txt);
+  void add_tokens(const std::string& pad_token, const std::vector<AddedToken>& added);
   int32_t special_id(const std::string& token) const;
-  void append_pieces(std::string_view text, std::vector<int64_t>& ids) const;
+  // Of text without raw added tokens.
+  void append_text(std::string_view text, std::vector<int64_t>& ids) const;
   void append_piece(std::string_view piece, std::vector<int64_t>& ids) const;
 
   Regex with_specials_, pattern_;
@@ -79,7 +80,7 @@ class ClipTokenizer {
   std::vector<std::string> tokens_;
   std::unordered_map<uint64_t, Merge> merges_;  // key: the pair's two ids
   std::array<int32_t, 256> byte_ids_{}, last_byte_ids_{};
-  std::vector<Special> specials_;
+  AddedTokens raw_, normalized_;
   int64_t max_length_, bos_id_ = 0, eos_id_ = 0, pad_id_ = 0;
 };
 

@@ -45,6 +45,34 @@ TEST_CASE("ids equal the reference's on every golden string") {
   }
 }
 
+TEST_CASE("added tokens: ids equal the reference's on every hard string") {
+  const TemporaryFolder folder;
+  for (const char* file :
+       {"tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer_added/tokenizer_config.json"}) {
+    const std::filesystem::path from = golden(file);
+    std::filesystem::copy(from, folder.path() / from.filename());
+  }
+  const ClipTokenizer by_config = ClipTokenizer::load(folder.path());
+  REQUIRE(by_config.added(829) != nullptr);
+  CHECK(by_config.added(829)->text == "<concept>");
+  CHECK(by_config.added(0) == nullptr);
+  CHECK(by_config.decode(by_config.tokenize("a <concept> dog")) == "a <concept> dog");
+  const json golden_cases = json::parse(read_file(golden("tokenizer_added/cases.json")));
+  REQUIRE(golden_cases["cases"].size() >= 2000);
+  for (const json& c : golden_cases["cases"]) {
+    const std::string text = c["text"];
+    INFO("text: ", json(text).dump(-1, ' ', true));
+    std::vector<int64_t> ids = by_config.encode(text);
+    ids.resize(std::min(ids.size(), by_config.tokenize(text).size() + 2));
+    CHECK((ids == c["ids"].get<std::vector<int64_t>>()));
+  }
+  // The older file names ids alone; its tokens are sought in the normalised text.
+  std::filesystem::remove(folder / "tokenizer_config.json");
+  std::filesystem::copy(golden("tokenizer_added/added_tokens.json"), folder / "added_tokens.json");
+  const ClipTokenizer by_ids = ClipTokenizer::load(folder.path());
+  CHECK((by_ids.tokenize("<CONCEPT>") == std::vector<int64_t>{829}));
+}
+
 TEST_CASE("a folder's own settings are read") {
   TemporaryFolder folder;
   const ClipVocab files = build_clip_vocab(word_list());
