@@ -1,17 +1,16 @@
-// An SD3 text-to-image pipeline from a diffusers folder: transformer/, text_encoder/, tokenizer/,
-// scheduler/ and vae/. Without a vae/ folder the latents are the pixels themselves, in [-1, 1].
+// An SD3 text-to-image pipeline from a diffusers folder: transformer/, scheduler/, vae/ and three
+// text encoders, text_encoder/ and tokenizer/, the same with _2 and _3. Without a vae/ folder the
+// latents are the pixels themselves, in [-1, 1]. A folder with text_encoder/ alone, as wide as the
+// transformer's joint_attention_dim, was trained on that tower alone (the built-in world).
 #pragma once
 
 #include <filesystem>
-#include <map>
 #include <memory>
-#include <mutex>
 
 #include "models/autoencoder_kl.h"
-#include "models/clip.h"
-#include "models/clip_tokenizer.h"
 #include "models/flow_model.h"
 #include "models/sd3_transformer.h"
+#include "models/text_conditioning.h"
 
 namespace parlo {
 
@@ -21,12 +20,14 @@ class Sd3Pipeline : public FlowModel {
   Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer, std::shared_ptr<ClipTextModel> encoder,
               std::shared_ptr<ClipTokenizer> tokenizer, double shift,
               std::shared_ptr<AutoencoderKl> vae = nullptr);
-  // dtype bf16 narrows the transformer.
+  Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer, std::unique_ptr<TextConditioning> text,
+              double shift, std::shared_ptr<AutoencoderKl> vae = nullptr);
+  // dtype bf16 narrows the transformer, and T5.
   static std::unique_ptr<Sd3Pipeline> load(const std::filesystem::path& folder, Device device = {},
-                                           DType dtype = DType::f32);
+                                           DType dtype = DType::f32, TextSettings text = {});
 
   Shape latent_shape() const override;
-  Condition encode(std::span<const std::string> prompts) override;
+  Condition encode(std::span<const std::string> prompts) override { return text_->encode(prompts); }
   using FlowModel::velocity;
   Var velocity(const Var& x, const Tensor& noise, const Condition& condition) const override;
   Tensor noise_features(std::span<const double> sigmas) const override {
@@ -37,24 +38,18 @@ class Sd3Pipeline : public FlowModel {
   std::vector<double> sigmas(int64_t steps) const override;
   Linears linears() override { return transformer_->linears(); }
   Params& params() override { return transformer_->params(); }
-  // Moves the transformer, the text encoder and the autoencoder; what was encoded is forgotten.
+  // Moves the transformer, the text encoders and the autoencoder; what was encoded is forgotten.
   void to(Device device);
   Device device() const override { return transformer_->params().device(); }
   Sd3Transformer& transformer() { return *transformer_; }
+  TextConditioning& text() { return *text_; }
   AutoencoderKl* vae() { return vae_.get(); }  // null without one
 
  private:
-  struct Encoded {
-    Tensor context, pooled;  // of one prompt
-  };
-  const Encoded& encoded(const std::string& prompt);
-
   std::unique_ptr<Sd3Transformer> transformer_;
-  std::shared_ptr<ClipTextModel> encoder_;
-  std::shared_ptr<ClipTokenizer> tokenizer_;
+  std::unique_ptr<TextConditioning> text_;
   std::shared_ptr<AutoencoderKl> vae_;
   double shift_;
-  std::map<std::string, Encoded> cache_;
 };
 
 // scheduler_config.json of a flow-matching scheduler with a static shift.
