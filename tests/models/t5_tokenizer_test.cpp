@@ -151,6 +151,5 @@ TEST_CASE("a folder's damage is named") {
   t["added_tokens"] = json::array();
   CHECK(contains(message_for(t), "'</s>'"));
   write_file(empty / "spiece.model", "not a model");
-  CHECK(
-      contains(message_of([&] { T5Tokenizer::load(empty.path()); }), "not a model file"));
+  CHECK(contains(message_of([&] { T5Tokenizer::load(empty.path()); }), "not a model file"));
 }
