@@ -27,6 +27,9 @@ class FlowModel {
   virtual Shape latent_shape() const = 0;
   // Encodes prompts; equal prompts give equal bits in any batch. Cached.
   virtual Condition encode(std::span<const std::string> prompts) = 0;
+  // Of prompts that encode() will be asked for: a model that loads its text encoders on demand does
+  // it once for all of them. No effect on results.
+  virtual void prepare(std::span<const std::string> prompts) { static_cast<void>(prompts); }
   // Velocity noise - x0 of x [B, latent_shape], conditional branch only, at the noise levels that
   // `noise` was made from. Work of the device alone, so that it can be recorded (Replayed).
   virtual Var velocity(const Var& x, const Tensor& noise, const Condition& condition) const = 0;

@@ -28,6 +28,7 @@ class Sd3Pipeline : public FlowModel {
 
   Shape latent_shape() const override;
   Condition encode(std::span<const std::string> prompts) override { return text_->encode(prompts); }
+  void prepare(std::span<const std::string> prompts) override { text_->prepare(prompts); }
   using FlowModel::velocity;
   Var velocity(const Var& x, const Tensor& noise, const Condition& condition) const override;
   Tensor noise_features(std::span<const double> sigmas) const override {

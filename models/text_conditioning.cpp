@@ -217,10 +217,17 @@ Condition TextConditioning::known(const std::string& prompt) const {
 }
 
 void TextConditioning::keep(const std::string& prompt, const Condition& condition) {
-  disk_ ? disk_->store(prompt, condition) : void(memory_[prompt] = condition);
+  if (disk_) return disk_->store(prompt, condition);
+  // Those of large encoders would fill a GPU.
+  const Device home = clip_[0].resident ? device_ : Device{};
+  memory_[prompt] = {condition.context.to(home), condition.pooled.to(home)};
 }
 
 void TextConditioning::prepare(std::span<const std::string> prompts) {
+  if (!clip_[0].resident) encode_missing(prompts);
+}
+
+void TextConditioning::encode_missing(std::span<const std::string> prompts) {
   std::set<std::string> unknown;
   for (const std::string& prompt : prompts) {
     check_length(prompt);
@@ -252,7 +259,7 @@ void TextConditioning::prepare(std::span<const std::string> prompts) {
 
 Condition TextConditioning::encode(std::span<const std::string> prompts) {
   CHECK(!prompts.empty(), "TextConditioning::encode: no prompts");
-  prepare(prompts);
+  encode_missing(prompts);
   Condition out;
   for (size_t i = 0; i < prompts.size(); ++i) {
     const Condition one = known(prompts[i]);

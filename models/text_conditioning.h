@@ -36,9 +36,10 @@ enum class TextRule {
 };
 
 struct TextSettings {
-  int64_t t5_tokens = 0;        // every prompt is cut or padded to this; 0: 256 (sd3), 512 (flux)
-  bool bf16 = false;            // T5's matrices are rounded to bf16: half the memory
-  std::filesystem::path cache;  // folder of a ConditionCache; empty: conditions stay in memory
+  int64_t t5_tokens = 0;  // every prompt is cut or padded to this; 0: 256 (sd3), 512 (flux)
+  bool bf16 = false;      // T5's matrices are rounded to bf16: half the memory
+  // Folder of a ConditionCache; empty: conditions stay in the host's memory (SD3: 5.5 MB each).
+  std::filesystem::path cache;
   // Told once of every prompt that an encoder does not read to its end. Without it a prompt whose
   // end has an added token is an Error: the token would have no effect, and nobody would know.
   std::function<void(const std::string& line)> warn;
@@ -56,8 +57,8 @@ class TextConditioning {
 
   // One row a prompt; equal prompts have equal bits in any batch.
   Condition encode(std::span<const std::string> prompts);
-  // Encodes what is not known yet, without a batch of all: before a loop over prompts, so that
-  // every encoder is loaded once.
+  // Encodes what is not known yet, so that every encoder of a folder is loaded once; without any
+  // effect where the encoder stays.
   void prepare(std::span<const std::string> prompts);
   // Where encoders run and conditions lie; what was encoded in memory is forgotten.
   void to(Device device);
@@ -100,6 +101,7 @@ class TextConditioning {
   Condition assemble(const Encoded& encoded) const;
   Condition assemble_sd3(const Encoded& encoded) const;
   Condition known(const std::string& prompt) const;
+  void encode_missing(std::span<const std::string> prompts);
   void keep(const std::string& prompt, const Condition& condition);
 
   TextRule rule_;

@@ -27,6 +27,9 @@ std::vector<Image> sample_images(FlowModel& model, std::span<const Prompt> promp
     keys.push_back(key.fold(keys.size()));
     texts.push_back(p.text);
   }
+  texts.emplace_back();  // the empty prompt of guidance
+  model.prepare(texts);
+  texts.pop_back();
   const Condition condition = model.encode(texts);
   Condition uncond;
   if (config.guidance != 1.0) uncond = model.encode(std::vector<std::string>(texts.size(), ""));

@@ -141,12 +141,12 @@ GrpoTrainer::~GrpoTrainer() {
 
 // The prompt list is walked in passes, each in its own keyed order, so that every prompt is used
 // equally often whatever the step a run resumes from.
-std::vector<int64_t> GrpoTrainer::draw_prompts() const {
+std::vector<int64_t> GrpoTrainer::draw_prompts(int64_t step) const {
   const auto count = static_cast<int64_t>(prompts_.size());
   std::vector<int64_t> out, order;
   int64_t loaded = -1;
   for (int64_t i = 0; i < config_.prompts_per_step; ++i) {
-    const int64_t position = step_ * config_.prompts_per_step + i;
+    const int64_t position = step * config_.prompts_per_step + i;
     const int64_t pass = position / count;
     if (pass != loaded) {
       order.resize(static_cast<size_t>(count));
@@ -162,13 +162,26 @@ std::vector<int64_t> GrpoTrainer::draw_prompts() const {
   return out;
 }
 
+// Many steps ahead, so that text encoders which are loaded on demand are loaded now and then only.
+void GrpoTrainer::prepare_prompts() {
+  constexpr int64_t kStepsAhead = 64;
+  if (step_ < prepared_) return;
+  prepared_ = step_ + kStepsAhead;
+  std::vector<std::string> texts{""};
+  for (int64_t step = step_; step < prepared_; ++step) {
+    for (int64_t i : draw_prompts(step)) texts.push_back(prompts_[static_cast<size_t>(i)].text);
+  }
+  model_.prepare(texts);
+}
+
 GrpoTrainer::Batch GrpoTrainer::collect(StepStats& stats) {
   const Stopwatch watch(stats.rollout_seconds);
+  prepare_prompts();
   Batch batch;
   const RandomKey epoch = key_.fold("epoch").fold(static_cast<uint64_t>(step_));
   std::vector<SampleKey> keys;
   std::vector<std::string> texts;
-  const std::vector<int64_t> drawn = draw_prompts();
+  const std::vector<int64_t> drawn = draw_prompts(step_);
   for (size_t slot = 0; slot < drawn.size(); ++slot) {
     const Prompt& prompt = prompts_[static_cast<size_t>(drawn[slot])];
     // The slot tells apart two draws of one prompt in a step (fewer prompts than slots).
@@ -395,6 +408,7 @@ void GrpoTrainer::load_state(const NamedTensors& state) {
   CHECK(counters != saved.end(), "GrpoTrainer: the checkpoint lacks its step");
   const std::vector<double> values = counters->second.to_vector();
   step_ = static_cast<int64_t>(values.at(0));
+  prepared_ = 0;
   bad_in_a_row_ = static_cast<int64_t>(values.at(1));
 }
 

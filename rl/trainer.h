@@ -102,7 +102,8 @@ class GrpoTrainer {
                   double share, Tally& tally);
   bool apply_gradient(double loss, StepStats& stats);
   void skip(const std::string& reason, StepStats& stats);
-  std::vector<int64_t> draw_prompts() const;
+  std::vector<int64_t> draw_prompts(int64_t step) const;
+  void prepare_prompts();
 
   FlowModel& model_;
   Velocity velocity_;
@@ -117,6 +118,7 @@ class GrpoTrainer {
   AdamW optimizer_;
   std::optional<Ema> ema_;
   int64_t step_ = 0;
+  int64_t prepared_ = 0;  // prompts of the steps before this are known to the model
   int64_t bad_in_a_row_ = 0;
 };
 

@@ -148,6 +148,18 @@ TEST_CASE("conditions on disk: the same bits, for one model and prompt") {
   CHECK(files() == 4);
 }
 
+TEST_CASE("prepared prompts need no encoder any more") {
+  const TemporaryFolder folder;
+  const fs::path model = folder / "model";
+  copy_without(model, {});
+  const Strings prompts{"red circle", "a sign"};
+  TextConditioning text = sd3(model);
+  text.prepare(prompts);
+  fs::remove(model / "text_encoder_3/model.safetensors");
+  CHECK(same_bits(text.encode(prompts).context, sd3().encode(prompts).context));
+  CHECK(contains(message_of([&] { text.encode(Strings{"blue"}); }), "model.safetensors"));
+}
+
 TEST_CASE("an SD3 folder runs as diffusers runs it") {
   const Golden g("pipe_sd3_cases");
   const SafeTensors inputs = SafeTensors::open(golden("pipe_sd3_cases/inputs.safetensors"));

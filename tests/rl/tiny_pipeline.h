@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -148,7 +149,14 @@ class WatchedModel : public FlowModel {
   explicit WatchedModel(FlowModel& inner) : inner_(inner) {}
 
   Shape latent_shape() const override { return inner_.latent_shape(); }
-  Condition encode(std::span<const std::string> prompts) override { return inner_.encode(prompts); }
+  Condition encode(std::span<const std::string> prompts) override {
+    for (const std::string& p : prompts) unprepared += !prepared.contains(p);
+    return inner_.encode(prompts);
+  }
+  void prepare(std::span<const std::string> prompts) override {
+    prepared.insert(prompts.begin(), prompts.end());
+    ++prepares;
+  }
   using FlowModel::velocity;
   Tensor noise_features(std::span<const double> sigmas) const override {
     last_sigma_ = sigmas[0];
@@ -178,6 +186,8 @@ class WatchedModel : public FlowModel {
   mutable std::vector<double> input_sigmas;
   mutable std::vector<Condition> conditions;
   mutable std::vector<Tensor> decoded;
+  std::set<std::string> prepared;
+  int64_t prepares = 0, unprepared = 0;  // calls of prepare; prompts encoded without it
   bool spoil_training = false;
 
  private:

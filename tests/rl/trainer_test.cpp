@@ -233,6 +233,16 @@ TEST_CASE("every prompt is drawn once before one comes again") {
   }
 }
 
+TEST_CASE("prompts are prepared before they are encoded, many steps at once") {
+  Bench bench;
+  GrpoConfig c = tiny_config();
+  c.rollout.guidance = 2.0;
+  GrpoTrainer& trainer = bench.start(c);
+  for (int i = 0; i < 66; ++i) trainer.step();
+  CHECK(bench.model.unprepared == 0);
+  CHECK(bench.model.prepares == 2);
+}
+
 TEST_CASE("same_noise starts a group from one latent") {
   for (const bool same : {false, true}) {
     Bench bench;
