@@ -1,6 +1,7 @@
 #include "tools/model_options.h"
 
 #include <cmath>
+#include <cstdio>
 
 #include "lora/adapter.h"
 #include "models/sd3_pipeline.h"
@@ -17,16 +18,28 @@ void add_dtype_flag(CLI::App& app, std::string& dtype) {
       ->check(CLI::IsMember({"f32", "bf16"}));
 }
 
+CLI::Option* add_text_flags(CLI::App& app, TextSettings& s) {
+  app.add_option("--text-tokens", s.t5_tokens, "Length of T5's text; 0: 256 (SD3), 512 (FLUX)")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 4096));
+  return app.add_option(
+      "--text-cache", s.cache,
+      "Folder that keeps the text encoders' states of prompts, for other runs as well");
+}
+
 std::unique_ptr<FlowModel> open_model(const std::string& base, Device device,
-                                      const std::string& dtype) {
+                                      const std::string& dtype, const TextSettings& given) {
+  TextSettings text = given;
+  text.warn = [](const std::string& line) { std::fprintf(stderr, "parlo: %s\n", line.c_str()); };
   const std::filesystem::path folder = base.empty() ? signs_base() : std::filesystem::path(base);
   require_folder(folder, "--base", "a model folder with transformer/, text_encoder/, tokenizer/");
-  return Sd3Pipeline::load(folder, device, dtype == "bf16" ? DType::bf16 : DType::f32);
+  return Sd3Pipeline::load(folder, device, dtype == "bf16" ? DType::bf16 : DType::f32, text);
 }
 
 void add_model_flags(CLI::App& app, ModelOptions& o) {
   app.add_option("--base", o.base, "Model folder; default: the built-in world's");
   add_dtype_flag(app, o.dtype);
+  add_text_flags(app, o.text);
   app.add_option("--steps", o.draw.steps, "Sampler steps")->capture_default_str();
   app.add_option("--guidance", o.draw.guidance, "Classifier-free guidance; 1: none")
       ->capture_default_str();
@@ -42,7 +55,7 @@ std::unique_ptr<FlowModel> load_model(const ModelOptions& o, Device device) {
   if (!std::isfinite(o.draw.guidance)) {
     throw UsageError(concat("--guidance ", o.draw.guidance, ": expected a finite number"));
   }
-  return open_model(o.base, device, o.dtype);
+  return open_model(o.base, device, o.dtype, o.text);
 }
 
 void put_on(FlowModel& model, const std::string& adapter) {

@@ -8,19 +8,25 @@
 
 #include "lora/merge.h"
 #include "models/flow_model.h"
+#include "models/text_conditioning.h"
 #include "rl/evaluate.h"
 
 namespace parlo {
 
 // What a base model's weights and activations are computed in.
 void add_dtype_flag(CLI::App& app, std::string& dtype);
+// What the text encoders of a model folder read, and where their states are kept: that folder's
+// option is returned.
+CLI::Option* add_text_flags(CLI::App& app, TextSettings& settings);
 // A model folder, or the built-in world's where `base` is empty; UsageError where there is none.
+// Prompts that are not read to their end are named on stderr.
 std::unique_ptr<FlowModel> open_model(const std::string& base, Device device,
-                                      const std::string& dtype);
+                                      const std::string& dtype, const TextSettings& text);
 
 struct ModelOptions {
   std::string base;  // empty: the built-in world's
   std::string dtype = "f32";
+  TextSettings text;
   EvalConfig draw;  // steps, guidance, batch; the seed comes from --seed
 };
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "models/text_conditioning.h"
 #include "rl/mapreduce.h"
 #include "tools/options.h"
 
@@ -17,6 +18,7 @@ struct TrainOptions {
   MapReduceConfig run;
   std::string base, clip;
   std::string dtype = "f32";
+  TextSettings text;
   std::vector<std::string> rewards{"ocr", "geneval", "pickscore"};
   std::vector<std::string> lr, morl_weights, train_prompts, eval_prompts;
   std::string targets = "attention+mlp";
