@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cmath>
 
+#include "lora/adapter_checks.h"
 #include "lora/peft_config.h"
 #include "models/regex.h"
 #include "tensor/error.h"
@@ -43,88 +44,6 @@ T pattern_value(const Patterns<T>& patterns, const std::string& module, T otherw
   return otherwise;
 }
 
-// One line with every offender; a broken file may have thousands.
-void refuse_all(const std::string& what, const std::vector<std::string>& offenders) {
-  if (offenders.empty()) return;
-  constexpr size_t kShown = 40;
-  std::string list;
-  for (size_t i = 0; i < std::min(offenders.size(), kShown); ++i) {
-    list += (i == 0 ? "" : "; ") + offenders[i];
-  }
-  if (offenders.size() > kShown) list += concat("; and ", offenders.size() - kShown, " more");
-  throw Error(concat(what, ": ", list));
-}
-
-bool all_finite(const Tensor& t) {
-  const auto values = t.span<float>();
-  return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
-}
-
-// MODULE of "base_model.model.MODULE.lora_A.weight"; empty when the key has another form.
-std::string module_of(const std::string& key, const std::string& side) {
-  const std::string suffix = "." + side + ".weight";
-  if (!key.starts_with(kPrefix) || !key.ends_with(suffix)) return "";
-  const size_t begin = std::string(kPrefix).size();
-  if (key.size() <= begin + suffix.size()) return "";
-  return key.substr(begin, key.size() - begin - suffix.size());
-}
-
-std::string key_hint(const std::string& key) {
-  for (const char* form : {"lora_magnitude_vector", "lora_embedding", "hada_", "lokr_", "lora_mid",
-                           "lora_down", "lora_up", ".alpha"}) {
-    if (key.find(form) != std::string::npos) return concat(" (", form, " is not supported)");
-  }
-  return "";
-}
-
-AdapterModules read_pairs(const SafeTensors& file, std::vector<std::string>& offenders) {
-  AdapterModules modules;
-  for (const std::string& key : file.names()) {
-    const std::string a = module_of(key, "lora_A"), b = module_of(key, "lora_B");
-    if (a.empty() && b.empty()) {
-      offenders.push_back(concat("unknown key ", key, key_hint(key)));
-      continue;
-    }
-    const Tensor stored = file.get(key);
-    if (!is_floating(stored.dtype())) {
-      offenders.push_back(concat(key, " has dtype ", dtype_name(stored.dtype())));
-      continue;
-    }
-    const Tensor value = stored.dtype() == DType::f32 ? stored.clone() : stored.to(DType::f32);
-    if (!all_finite(value)) offenders.push_back(concat(key, " holds values that are not finite"));
-    (a.empty() ? modules[b].b : modules[a].a) = value;
-  }
-  return modules;
-}
-
-void check_pair(const std::string& module, const AdapterPair& pair, const AdapterConfig& config,
-                std::vector<std::string>& offenders) {
-  if (!pair.a || !pair.b) {
-    offenders.push_back(concat(module, " has no ", pair.a ? "lora_B" : "lora_A"));
-    return;
-  }
-  const int64_t rank = config.rank_of(module);
-  if (pair.a.rank() != 2 || pair.b.rank() != 2) {
-    offenders.push_back(concat(module, " has lora_A ", pair.a.shape(), " and lora_B ",
-                               pair.b.shape(), ", expected two dimensions"));
-  } else if (pair.a.dim(0) != rank || pair.b.dim(1) != rank) {
-    offenders.push_back(concat(module, " has lora_A ", pair.a.shape(), " and lora_B ",
-                               pair.b.shape(), ", the config gives rank ", rank));
-  }
-  if (!config.targets(module)) {
-    offenders.push_back(concat(module, " is not one of target_modules"));
-  }
-}
-
-void check_pairs(const std::string& what, const AdapterFile& adapter,
-                 std::vector<std::string> offenders) {
-  for (const auto& [module, pair] : adapter.modules) {
-    check_pair(module, pair, adapter.config, offenders);
-  }
-  if (adapter.modules.empty() && offenders.empty()) offenders.push_back("no adapted module");
-  refuse_all(what, offenders);
-}
-
 }  // namespace
 
 bool TargetModules::matches(const std::string& module) const {
@@ -151,20 +70,6 @@ double AdapterConfig::scale_of(const std::string& module) const {
 
 bool AdapterConfig::targets(const std::string& module) const {
   return target_modules.matches(module) && !exclude_modules.matches(module);
-}
-
-AdapterFile read_adapter(const fs::path& folder) {
-  std::error_code ignored;
-  CHECK(fs::is_directory(folder, ignored), folder.string(),
-        ": not a folder; expected an adapter folder with ", kConfig, " and ", kWeights);
-  AdapterFile adapter;
-  std::vector<std::string> offenders;
-  adapter.config =
-      parse_adapter_config(read_file(folder / kConfig), (folder / kConfig).string(), offenders);
-  adapter.modules = read_pairs(SafeTensors::open(folder / kWeights), offenders);
-  check_pairs(folder.string(), adapter, offenders);
-  for (auto& [module, pair] : adapter.modules) pair.scale = adapter.config.scale_of(module);
-  return adapter;
 }
 
 void write_adapter(const fs::path& folder, const AdapterFile& adapter) {

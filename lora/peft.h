@@ -47,7 +47,7 @@ struct AdapterConfig {
 };
 
 struct AdapterPair {
-  Tensor a, b;  // f32
+  Tensor a, b;  // f32; from open_adapter as stored
   double scale = 1;
 };
 using AdapterModules = std::map<std::string, AdapterPair>;
@@ -57,10 +57,11 @@ struct AdapterFile {
   AdapterModules modules;
 };
 
-// Throws Error listing every offender at once: keys that are no pair, shapes and ranks that do not
-// fit the config, modules outside of target_modules, fields that change the meaning (use_dora...),
-// values that are not finite. Tensors are fresh f32 copies.
-AdapterFile read_adapter(const std::filesystem::path& folder);
+// An adapter of any format (lora/formats.h), file or folder. Throws Error listing every offender at
+// once: keys that are no pair, shapes and ranks that do not fit the config, modules outside of
+// target_modules, fields that change the meaning (use_dora...), values that are not finite. Tensors
+// are fresh f32 copies.
+AdapterFile read_adapter(const std::filesystem::path& place);
 
 // Equal input gives equal bytes; each of the two files is atomic, the tensors come first. Throws
 // Error when tensors and config disagree.
