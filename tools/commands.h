@@ -7,6 +7,7 @@
 namespace parlo {
 
 void add_compare(CLI::App& parent);
+void add_convert(CLI::App& parent);
 void add_demo(CLI::App& parent);
 void add_doctor(CLI::App& parent);
 void add_eval(CLI::App& parent);

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "lora/peft.h"
+#include "lora/formats.h"
 #include "tensor/safetensors.h"
 #include "tools/commands.h"
 
@@ -37,23 +37,6 @@ std::string class_in(const fs::path& config) {
     return names->front();
   }
   return "";
-}
-
-// How an adapter's file spells its keys; empty when it is no adapter.
-std::string adapter_format(const SafeTensors& file) {
-  const std::vector<std::string> names = file.names();
-  const auto all = [&](const char* part) {
-    return !names.empty() && std::all_of(names.begin(), names.end(), [&](const std::string& n) {
-      return n.find(part) != std::string::npos;
-    });
-  };
-  const auto any = [&](const char* part) {
-    return std::any_of(names.begin(), names.end(),
-                       [&](const std::string& n) { return n.find(part) != std::string::npos; });
-  };
-  if (any(".lora_down.")) return "kohya (lora_down, lora_up)";
-  if (!all(".lora_")) return "";
-  return names.front().starts_with("base_model.model.") ? "peft" : "diffusers (lora_A, lora_B)";
 }
 
 // Sets of tensors in a folder: single files, and shards through their index.
@@ -96,14 +79,26 @@ std::vector<Part> find_parts(const fs::path& path) {
   return parts;
 }
 
-ordered_json describe_peft(const fs::path& folder) {
-  const AdapterFile a = read_adapter(folder);
-  ordered_json j{{"format", "peft"}, {"rank", a.config.r}, {"alpha", a.config.lora_alpha}};
+// One module's rank, scale and the shape of the weight it changes.
+ordered_json describe_module(const std::string& name, const AdapterPair& pair) {
+  return {{"name", name},
+          {"rank", pair.a.dim(0)},
+          {"scale", pair.scale},
+          {"weight", {pair.b.dim(0), pair.a.dim(1)}}};
+}
+
+ordered_json describe_adapter_at(const fs::path& place) {
+  const OpenedAdapter opened = open_adapter(place);
+  const AdapterFile& a = opened.file;
+  ordered_json j{{"format", std::string(format_name(opened.format))},
+                 {"rank", a.config.r},
+                 {"alpha", a.config.lora_alpha}};
   std::set<std::pair<int64_t, double>> kinds;
-  ordered_json modules = ordered_json::array();
+  ordered_json modules = ordered_json::array(), details = ordered_json::array();
   for (const auto& [name, pair] : a.modules) {
     kinds.insert({pair.a.dim(0), pair.scale});
     modules.push_back(name);
+    details.push_back(describe_module(name, pair));
   }
   j["scale"] = a.modules.begin()->second.scale;
   if (kinds.size() > 1) {
@@ -117,18 +112,19 @@ ordered_json describe_peft(const fs::path& folder) {
   j["targets"] = t.pattern.empty() ? ordered_json(t.names) : ordered_json(t.pattern);
   if (!a.config.base_model_name_or_path.empty()) j["base"] = a.config.base_model_name_or_path;
   j["modules"] = std::move(modules);
+  j["details"] = std::move(details);
   return j;
 }
 
 ordered_json describe(const Part& part) {
   ordered_json j{{"path", part.place.string()}};
   if (!part.kind.empty()) j["class"] = part.kind;
-  const std::string format = adapter_format(part.tensors);
-  const fs::path folder = part.place.parent_path();
-  if (format == "peft" && fs::exists(folder / "adapter_config.json")) {
-    j["adapter"] = describe_peft(folder);
-  } else if (!format.empty()) {
-    j["adapter"] = {{"format", format}};
+  if (looks_like_adapter(part.tensors.names())) {
+    try {
+      j["adapter"] = describe_adapter_at(part.place);
+    } catch (const Error& error) {  // its tensors can be shown all the same
+      j["adapter"] = {{"error", error.what()}};
+    }
   }
   int64_t elements = 0;
   size_t bytes = 0;
@@ -174,16 +170,22 @@ std::string join(const ordered_json& list) {
 }
 
 void print_adapter(const ordered_json& a) {
-  std::printf("  adapter: %s", a["format"].get<std::string>().c_str());
-  if (a.contains("rank")) {
-    std::printf(", rank %lld, alpha %g, scale %g, %zu modules\n", a["rank"].get<long long>(),
-                a["alpha"].get<double>(), a["scale"].get<double>(), a["modules"].size());
-    std::printf("  targets: %s", join(a["targets"]).c_str());
-    if (a.contains("exceptions")) {
-      std::printf("\n  ranks and scales: %s", join(a["exceptions"]).c_str());
-    }
+  if (a.contains("error")) {
+    std::printf("  adapter that cannot be read: %s\n", a["error"].get<std::string>().c_str());
+    return;
   }
-  std::printf("\n");
+  std::printf("  adapter: %s, rank %lld, alpha %g, scale %g, %zu modules\n  targets: %s\n",
+              a["format"].get<std::string>().c_str(), a["rank"].get<long long>(),
+              a["alpha"].get<double>(), a["scale"].get<double>(), a["modules"].size(),
+              join(a["targets"]).c_str());
+  if (a.contains("exceptions")) {
+    std::printf("  ranks and scales: %s\n", join(a["exceptions"]).c_str());
+  }
+  for (const auto& m : a["details"]) {
+    std::printf("  module %s: rank %lld, scale %g, weight (%s)\n",
+                m["name"].get<std::string>().c_str(), m["rank"].get<long long>(),
+                m["scale"].get<double>(), join(m["weight"]).c_str());
+  }
 }
 
 void print(const ordered_json& j) {

@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   parlo::add_compare(app);
   parlo::add_report(app);
   parlo::add_merge(app);
+  parlo::add_convert(app);
   parlo::add_forward(app);
   parlo::add_inspect(app);
   parlo::add_doctor(app);

@@ -54,9 +54,19 @@ TEST_CASE("a component's class, an adapter's rank, a pipeline's parts") {
 
   TemporaryFolder folder;
   std::filesystem::create_directory(folder / "transformer");
-  save_safetensors(folder / "transformer/model.safetensors",
-                   {{"x.lora_down.weight", Tensor::zeros({1, 2})}});
-  CHECK(inspect(folder.path())[0]["adapter"]["format"] == "kohya (lora_down, lora_up)");
+  const std::string q = "lora_unet_joint_blocks_0_x_block_attn_proj";
+  const std::string file = folder / "transformer/model.safetensors";
+  save_safetensors(file, {{q + ".lora_down.weight", Tensor::zeros({1, 2})},
+                          {q + ".lora_up.weight", Tensor::zeros({4, 1})},
+                          {q + ".alpha", Tensor::full({}, 3)}});
+  const json kohya = inspect(folder.path())[0]["adapter"];
+  CHECK(kohya["format"] == "kohya");
+  CHECK(kohya["details"] == json::parse(R"([{"name": "transformer_blocks.0.attn.to_out.0",
+    "rank": 1, "scale": 3.0, "weight": [4, 2]}])"));
+  CHECK(contains(run_parlo({"inspect", file}).output, "attn.to_out.0: rank 1, scale 3, weight (4"));
+  save_safetensors(file, {{"x.hada_w1_a", Tensor::zeros({1, 2})}});
+  CHECK(contains(run_parlo({"inspect", file}).output, "cannot be read: "));
+  CHECK(contains(inspect(file)[0]["adapter"]["error"].get<std::string>(), "LoHa"));
 }
 
 TEST_CASE("what cannot be inspected") {
