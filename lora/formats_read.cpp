@@ -173,6 +173,10 @@ OpenedAdapter open_adapter(const fs::path& place) {
   bool alphas = false;
   for (auto& [stem, stored] : collect(file, peft, offenders)) {
     const AdapterStem resolved = *resolve_adapter_stem(stem, peft);
+    if (!stored.pair.a && !stored.pair.b) {  // of another method, or a leftover
+      if (offenders.empty()) offenders.push_back(concat(stem, ".alpha belongs to no factors"));
+      continue;
+    }
     out.format = resolved.format;
     alphas = alphas || stored.alpha;
     if (stored.alpha && stored.pair.a && stored.pair.a.rank() > 0) {

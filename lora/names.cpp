@@ -7,6 +7,9 @@
 namespace parlo {
 namespace {
 
+// No published model has more than 40 blocks of a kind.
+constexpr int kMaxBlocks = 64;
+
 // '*' is a block's number; {a,b,c} are the parts of one original linear, in the order of its rows.
 struct Row {
   std::string_view original, diffusers;
@@ -137,6 +140,7 @@ std::optional<std::string> match(std::string pattern, std::string_view name, Spe
       name.substr(before.size(), name.size() - before.size() - after.size());
   const auto digit = [](unsigned char c) { return std::isdigit(c) != 0; };
   if (!std::all_of(number.begin(), number.end(), digit)) return std::nullopt;
+  if (number.size() > 2 || std::stoi(std::string(number)) >= kMaxBlocks) return std::nullopt;
   return std::string(number);
 }
 
