@@ -22,6 +22,9 @@ struct WeightedAdapter {
 // module that an adapter lacks counts as zero there. They throw Error naming the module when shapes
 // do not fit.
 
+// The modules of all adapters, sorted.
+std::vector<std::string> merged_modules(std::span<const WeightedAdapter> adapters);
+
 // B = [w_1 s_1 B_1 | ... ], A = [A_1; ...]: exact, ranks add. When all scales of a module are
 // equal, the scale stays; one adapter of weight 1 comes back bit for bit.
 AdapterModules merge_concat(std::span<const WeightedAdapter> adapters);
@@ -48,7 +51,9 @@ LowRankMerge merge_svd(std::span<const WeightedAdapter> adapters, int64_t rank, 
 // modules, ranks and scales.
 AdapterModules merge_factor_mean(std::span<const WeightedAdapter> adapters);
 
-// |X - Y| / |Y| over all modules, Frobenius, without forming a dense matrix.
+// |X - Y| / |Y| over all modules, Frobenius, without forming a dense matrix; X and Y are weighted
+// sums of adapters.
+double relative_distance(std::span<const WeightedAdapter> x, std::span<const WeightedAdapter> y);
 double relative_distance(const AdapterModules& x, const AdapterModules& y);
 
 // What a merge lost and how the experts agree.
