@@ -6,6 +6,7 @@
 #include "tensor/error.h"
 #include "tensor/safetensors.h"
 #include "tensor/safetensors_format.h"
+#include "tensor/safetensors_stream.h"
 
 namespace parlo {
 namespace fs = std::filesystem;
@@ -14,7 +15,7 @@ using namespace safetensors_format;
 
 namespace {
 
-std::string build_header(const NamedTensors& tensors,
+std::string build_header(const std::vector<PlannedTensor>& tensors,
                          const std::map<std::string, std::string>& metadata, const fs::path& file) {
   // Built by hand around json strings: the order of keys is part of the format here.
   const auto quoted = [&](const std::string& text) {
@@ -37,14 +38,14 @@ std::string build_header(const NamedTensors& tensors,
     header += "}";
   }
   size_t at = 0;
-  for (const auto& [name, t] : tensors) {
+  for (const PlannedTensor& t : tensors) {
     separate();
     std::string shape;
-    for (int64_t d : t.shape()) shape += concat(shape.empty() ? "" : ",", d);
+    for (int64_t d : t.shape) shape += concat(shape.empty() ? "" : ",", d);
     header +=
-        concat(quoted(name), ":{\"dtype\":\"", kDTypes[write_rank(t.dtype())].name,
-               "\",\"shape\":[", shape, "],\"data_offsets\":[", at, ",", at + t.nbytes(), "]}");
-    at += t.nbytes();
+        concat(quoted(t.name), ":{\"dtype\":\"", kDTypes[write_rank(t.dtype)].name,
+               "\",\"shape\":[", shape, "],\"data_offsets\":[", at, ",", at + t.bytes(), "]}");
+    at += t.bytes();
   }
   header += "}";
   header.resize((header.size() + 7) / 8 * 8, ' ');
@@ -53,33 +54,47 @@ std::string build_header(const NamedTensors& tensors,
 
 }  // namespace
 
-void save_safetensors(const fs::path& file, NamedTensors tensors,
-                      const std::map<std::string, std::string>& metadata) {
-  for (auto& [name, t] : tensors) {
-    CHECK(t.defined(), "cannot write ", file.string(), ": tensor '", name, "' is undefined");
-    CHECK(name != kMetadata, "cannot write ", file.string(), ": no tensor can be named ", name);
-    t = t.to(Device{}).contiguous();
-  }
-  std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
-    const size_t ra = write_rank(a.second.dtype()), rb = write_rank(b.second.dtype());
-    return std::tie(ra, a.first) < std::tie(rb, b.first);
+void stream_safetensors(const fs::path& file, std::vector<PlannedTensor> plan,
+                        const std::function<Tensor(const std::string&)>& make,
+                        const std::map<std::string, std::string>& metadata) {
+  std::sort(plan.begin(), plan.end(), [](const PlannedTensor& a, const PlannedTensor& b) {
+    const size_t ra = write_rank(a.dtype), rb = write_rank(b.dtype);
+    return std::tie(ra, a.name) < std::tie(rb, b.name);
   });
   std::set<std::string> names;
-  for (const auto& [name, t] : tensors) {
-    CHECK(names.insert(name).second, "cannot write ", file.string(), ": two tensors named '", name,
-          "'");
+  for (const PlannedTensor& t : plan) {
+    CHECK(t.name != kMetadata, "cannot write ", file.string(), ": no tensor can be named ", t.name);
+    CHECK(names.insert(t.name).second, "cannot write ", file.string(), ": two tensors named '",
+          t.name, "'");
   }
-  const std::string header = build_header(tensors, metadata, file);
+  const std::string header = build_header(plan, metadata, file);
   CHECK(header.size() <= kMaxHeaderBytes, "cannot write ", file.string(), ": the header exceeds ",
         kMaxHeaderBytes, " bytes");
   AtomicFile out(file);
   const uint64_t length = header.size();
   out.write(&length, sizeof length);
   out.write(header);
-  for (const auto& [name, t] : tensors) {
+  for (const PlannedTensor& planned : plan) {
+    const Tensor t = make(planned.name).to(Device{}).contiguous();
+    CHECK(t.dtype() == planned.dtype && t.shape() == planned.shape, "cannot write ", file.string(),
+          ": tensor '", planned.name, "' was planned as ", dtype_name(planned.dtype), " ",
+          planned.shape, ", got ", dtype_name(t.dtype()), " ", t.shape());
     if (t.nbytes() > 0) out.write(t.raw(), t.nbytes());
   }
   out.commit();
+}
+
+void save_safetensors(const fs::path& file, NamedTensors tensors,
+                      const std::map<std::string, std::string>& metadata) {
+  std::vector<PlannedTensor> plan;
+  std::map<std::string, const Tensor*> by_name;
+  for (const auto& [name, t] : tensors) {
+    CHECK(t.defined(), "cannot write ", file.string(), ": tensor '", name, "' is undefined");
+    plan.push_back({name, t.dtype(), t.shape()});
+    by_name[name] = &t;
+  }
+  const auto make = [&](const std::string& name) { return *by_name.at(name); };
+  stream_safetensors(file, std::move(plan), make, metadata);
 }
 
 }  // namespace parlo
