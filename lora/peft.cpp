@@ -9,7 +9,7 @@
 #include "models/regex.h"
 #include "tensor/error.h"
 #include "tensor/file.h"
-#include "tensor/safetensors.h"
+#include "tensor/safetensors_stream.h"
 
 namespace parlo {
 namespace fs = std::filesystem;
@@ -72,24 +72,46 @@ bool AdapterConfig::targets(const std::string& module) const {
   return target_modules.matches(module) && !exclude_modules.matches(module);
 }
 
-void write_adapter(const fs::path& folder, const AdapterFile& adapter) {
+void stream_adapter(const fs::path& folder, const AdapterFile& plan,
+                    const std::function<AdapterPair(const std::string& module)>& make) {
   std::vector<std::string> offenders;
-  for (const auto& [module, pair] : adapter.modules) {
-    const double expected = adapter.config.scale_of(module);
+  for (const auto& [module, pair] : plan.modules) {
+    const double expected = plan.config.scale_of(module);
     if (std::abs(pair.scale - expected) > 1e-9 * std::abs(expected)) {
       offenders.push_back(
           concat(module, " has scale ", pair.scale, ", the config gives ", expected));
     }
   }
-  check_pairs(concat("cannot write ", folder.string()), adapter, offenders);
-  NamedTensors tensors;
-  for (const auto& [module, pair] : adapter.modules) {
-    tensors.emplace_back(concat(kPrefix, module, ".lora_A.weight"), pair.a);
-    tensors.emplace_back(concat(kPrefix, module, ".lora_B.weight"), pair.b);
+  check_pairs(concat("cannot write ", folder.string()), plan, offenders);
+  std::vector<PlannedTensor> tensors;
+  std::map<std::string, std::string> modules;  // of each key
+  for (const auto& [module, pair] : plan.modules) {
+    for (const auto& [side, t] : {std::pair("A", pair.a), std::pair("B", pair.b)}) {
+      tensors.push_back({concat(kPrefix, module, ".lora_", side, ".weight"), t.dtype(), t.shape()});
+      modules[tensors.back().name] = module;
+    }
   }
   make_folders(folder);
-  save_safetensors(folder / kWeights, std::move(tensors), {{"format", "pt"}});
-  write_file(folder / kConfig, adapter_config_json(adapter.config));
+  std::string made;
+  AdapterPair pair;
+  const auto tensor = [&](const std::string& key) {
+    const std::string& module = modules.at(key);
+    if (module != made) pair = make(module);  // A and B of a module stand side by side
+    made = module;
+    return key.ends_with(".lora_A.weight") ? pair.a : pair.b;
+  };
+  stream_safetensors(folder / kWeights, std::move(tensors), tensor, {{"format", "pt"}});
+  write_file(folder / kConfig, adapter_config_json(plan.config));
+}
+
+void write_adapter(const fs::path& folder, const AdapterFile& adapter) {
+  stream_adapter(folder, adapter,
+                 [&](const std::string& module) { return adapter.modules.at(module); });
+}
+
+AdapterPair planned_pair(int64_t out, int64_t in, int64_t rank, double scale) {
+  const Tensor one = Tensor::zeros({1, 1});
+  return {one.expand({rank, in}), one.expand({out, rank}), scale};
 }
 
 AdapterFile describe_adapter(AdapterModules modules, AdapterConfig like) {

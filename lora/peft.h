@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -66,6 +67,14 @@ AdapterFile read_adapter(const std::filesystem::path& place);
 // Equal input gives equal bytes; each of the two files is atomic, the tensors come first. Throws
 // Error when tensors and config disagree.
 void write_adapter(const std::filesystem::path& folder, const AdapterFile& adapter);
+
+// The same, module by module: of the pairs in `plan` only dtypes, shapes and scales count (see
+// planned_pair), `make` gives the tensors, once per module where all have one dtype.
+void stream_adapter(const std::filesystem::path& folder, const AdapterFile& plan,
+                    const std::function<AdapterPair(const std::string& module)>& make);
+
+// A pair of that shape that takes no memory.
+AdapterPair planned_pair(int64_t out, int64_t in, int64_t rank, double scale);
 
 // A config that describes the given tensors: the most common rank and scale, exceptions as
 // patterns, and every module named. `like` gives the rest.
