@@ -33,7 +33,7 @@ Replayed::Replayed() = default;
 Replayed::~Replayed() = default;
 
 bool Replayed::records(const std::vector<Tensor>& inputs) const {
-  return enabled && recordings_allowed() && !inputs.empty() && !inputs[0].device().is_cpu();
+  return enabled && recordings_allowed() && !inputs.empty() && inputs[0].device().is_cuda();
 }
 
 Replayed::Slot& Replayed::slot_for(Key key, const std::vector<Tensor>& inputs) {

@@ -1,5 +1,6 @@
 // DISPATCH(device, f(args)) calls cpu::f or cuda::f and has its value: the only place that knows
-// which backends this build has.
+// which backends this build has. On the meta device nothing is called, and the value is its type's
+// default.
 #pragma once
 
 #include "tensor/device.h"
@@ -9,9 +10,11 @@
 #ifdef PARLO_GPU
 
 // The range lives until the call has returned.
-#define DISPATCH(device, call)                    \
-  (static_cast<void>(::parlo::TraceRange(#call)), \
-   (device).is_cpu() ? ::parlo::cpu::call : ::parlo::cuda::call)
+#define DISPATCH(device, call)                                                             \
+  (static_cast<void>(::parlo::TraceRange(#call)), (device).is_meta()                       \
+                                                      ? decltype(::parlo::cpu::call)()     \
+                                                  : (device).is_cpu() ? ::parlo::cpu::call \
+                                                                      : ::parlo::cuda::call)
 
 #else
 
@@ -24,6 +27,8 @@ inline void require_backend(Device device, const char* call) {
 
 }  // namespace parlo
 
-#define DISPATCH(device, call) (::parlo::require_backend((device), #call), ::parlo::cpu::call)
+#define DISPATCH(device, call)                         \
+  ((device).is_meta() ? decltype(::parlo::cpu::call)() \
+                      : (::parlo::require_backend((device), #call), ::parlo::cpu::call))
 
 #endif

@@ -147,8 +147,10 @@ void Tensor::copy_from(const Tensor& src) const {
     CHECK(shape_[i] == 1 || strides_[i] != 0, "Tensor::copy_from: destination of shape ", shape_,
           " repeats its elements along axis ", i, "; clone() it first");
   if (may_overlap(*this, src)) return copy_from(src.clone());
+  if (device().is_meta()) return;
+  if (src.device().is_meta()) return fill(0);
   if (!(device() == src.device())) return copy_across(*this, src);
-  if (!device().is_cpu()) return copy_on_gpu(*this, src);
+  if (device().is_cuda()) return copy_on_gpu(*this, src);
   const CopyWalk w = simplify_walk(shape_, src.strides_, strides_);
   visit_dtype(dtype_, [&](auto to) {
     visit_dtype(src.dtype_, [&](auto from) {
@@ -158,7 +160,8 @@ void Tensor::copy_from(const Tensor& src) const {
 }
 
 void Tensor::fill(double value) const {
-  if (!device().is_cpu()) return fill_on_gpu(*this, value);
+  if (device().is_meta()) return;
+  if (device().is_cuda()) return fill_on_gpu(*this, value);
   Tensor one = empty(Shape{}, DType::f64);
   *one.data<double>() = value;
   copy_from(one.expand(shape_));

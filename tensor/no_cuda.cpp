@@ -3,6 +3,7 @@
 
 #include "tensor/device_memory.h"
 #include "tensor/error.h"
+#include "tensor/meta.h"
 #include "tensor/replay.h"
 #include "tensor/tensor.h"
 
@@ -17,15 +18,18 @@ void require_cpu(Device device, const char* function) {
 }  // namespace
 
 void* allocate_memory(size_t bytes, Device device) {
+  if (device.is_meta()) return meta_memory::allocate(bytes);
   require_cpu(device, "Storage");
   return cpu_memory::allocate(bytes);
 }
 
-void release_memory(void* p, Device) {
+void release_memory(void* p, Device device) {
+  if (device.is_meta()) return meta_memory::release(p);
   cpu_memory::release(p);
 }
 
 MemoryStats memory_stats(Device device) {
+  if (device.is_meta()) return meta_memory::stats();
   require_cpu(device, "memory_stats");
   return cpu_memory::stats();
 }
@@ -45,6 +49,7 @@ void fill_on_gpu(const Tensor& dst, double) {
 }
 
 void synchronize(Device device) {
+  if (device.is_meta()) return;
   require_cpu(device, "synchronize");
 }
 

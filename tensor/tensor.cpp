@@ -54,7 +54,7 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   if (device.is_cpu()) {
     std::memset(t.raw(), 0, t.nbytes());
   } else {
-    fill_on_gpu(t, 0);
+    t.fill(0);
   }
   return t;
 }

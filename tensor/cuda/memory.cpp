@@ -7,6 +7,7 @@
 #include "tensor/cuda/arena.h"
 #include "tensor/cuda/runtime.h"
 #include "tensor/device_memory.h"
+#include "tensor/meta.h"
 #include "tensor/tensor.h"
 
 namespace parlo {
@@ -110,6 +111,7 @@ void* take_block(ArenaBlocks* arena, size_t size) {
 
 void* allocate_memory(size_t bytes, Device device) {
   if (device.is_cpu()) return cpu_memory::allocate(bytes);
+  if (device.is_meta()) return meta_memory::allocate(bytes);
   const cudaStream_t stream = cuda::stream_of(device);
   const size_t size = std::max<size_t>(bytes, 1);
   std::shared_ptr<ArenaBlocks> arena = cuda::current_arena();
@@ -133,6 +135,7 @@ void* allocate_memory(size_t bytes, Device device) {
 
 void release_memory(void* p, Device device) {
   if (device.is_cpu()) return cpu_memory::release(p);
+  if (device.is_meta()) return meta_memory::release(p);
   Ledger& book = ledger(device);
   {
     const std::lock_guard lock(book.mutex);
@@ -158,6 +161,7 @@ void release_memory(void* p, Device device) {
 
 MemoryStats memory_stats(Device device) {
   if (device.is_cpu()) return cpu_memory::stats();
+  if (device.is_meta()) return meta_memory::stats();
   MemoryStats stats;
   {
     Ledger& book = ledger(device);

@@ -8,7 +8,7 @@
 namespace parlo {
 
 Arena::Arena(Device device) : blocks_(std::make_shared<ArenaBlocks>()) {
-  CHECK(!device.is_cpu(), "Arena: only for a GPU");
+  CHECK(device.is_cuda(), "Arena: only for a GPU");
   blocks_->device = device;
 }
 

@@ -82,7 +82,7 @@ const Gpus& gpus() {
 }
 
 const Gpu& gpu(Device device) {
-  CHECK(!device.is_cpu(), "CUDA: asked for the GPU of a tensor on the CPU");
+  CHECK(device.is_cuda(), "CUDA: asked for the GPU of a tensor on ", to_string(device));
   const Gpus& all = gpus();
   CHECK(!all.all.empty(), "CUDA: no GPU can be used: ", all.why_none, "; use --device cpu");
   CHECK(device.index >= 0 && device.index < static_cast<int>(all.all.size()), "CUDA: there is no ",
@@ -206,7 +206,7 @@ std::string gpu_name(int index) {
 }
 
 void synchronize(Device device) {
-  if (!device.is_cpu()) CUDA_CHECK(cudaStreamSynchronize(cuda::stream_of(device)));
+  if (device.is_cuda()) CUDA_CHECK(cudaStreamSynchronize(cuda::stream_of(device)));
 }
 
 }  // namespace parlo
