@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "tensor/file.h"
 #include "tensor/safetensors.h"
@@ -10,9 +9,6 @@
 
 namespace parlo {
 namespace {
-
-constexpr int64_t kTimestepChannels = 256;
-constexpr double kRmsEps = 1e-6;
 
 // sin-cos table [1, max * max, D] (diffusers' constructor formula): first half of the channels
 // encodes the column, second half the row, each as [sin, cos]; coordinate i * base / max.
@@ -38,97 +34,6 @@ Tensor position_table(const Sd3Config& c) {
   return table;
 }
 
-// exp(-ln(1e4) j / 128). The exponent is rounded to f32 after the product and after the quotient,
-// as the reference does: at t near 1000 one ulp of a frequency moves the angle by 6e-5.
-float timestep_frequency(int64_t j) {
-  const float product = static_cast<float>(-std::log(10000.0)) * static_cast<float>(j);
-  const float exponent = product / static_cast<float>(kTimestepChannels / 2);
-  return static_cast<float>(std::exp(static_cast<double>(exponent)));
-}
-
-}  // namespace
-
-Var timestep_features(const Var& timestep) {
-  constexpr int64_t half = kTimestepChannels / 2;
-  CHECK(timestep.rank() == 1, "timestep_features: timestep must be [B], got ", timestep.shape());
-  // B numbers: computed on the CPU wherever they come from.
-  const Device device = timestep.value().device();
-  const Tensor t = timestep.value().to(Device{}).contiguous();
-  const int64_t batch = t.dim(0);
-  Tensor y = Tensor::empty({batch, kTimestepChannels}, t.dtype());
-  visit_float(t.dtype(), "timestep_features", [&](auto zero) {
-    using T = decltype(zero);
-    for (int64_t b = 0; b < batch; ++b) {
-      T* row = y.data<T>() + b * kTimestepChannels;
-      for (int64_t j = 0; j < half; ++j) {
-        const T angle = t.data<T>()[b] * static_cast<T>(timestep_frequency(j));
-        row[j] = static_cast<T>(std::cos(static_cast<double>(angle)));
-        row[half + j] = static_cast<T>(std::sin(static_cast<double>(angle)));
-      }
-    }
-  });
-  return record("timestep_features", y.to(device), {timestep},
-                [y, batch, device](const Tensor& dout, const Need&) -> std::vector<Tensor> {
-                  const Tensor dy = dout.to(Device{});
-                  Tensor dt = Tensor::zeros({batch}, dy.dtype());
-                  visit_float(dy.dtype(), "timestep_features", [&](auto zero) {
-                    using T = decltype(zero);
-                    for (int64_t b = 0; b < batch; ++b) {
-                      const T* cos = y.data<T>() + b * kTimestepChannels;
-                      const T* g = dy.data<T>() + b * kTimestepChannels;
-                      double sum = 0;
-                      for (int64_t j = 0; j < half; ++j) {
-                        sum += static_cast<double>(timestep_frequency(j)) *
-                               (static_cast<double>(g[half + j]) * cos[j] -
-                                static_cast<double>(g[j]) * cos[half + j]);
-                      }
-                      dt.data<T>()[b] = static_cast<T>(sum);
-                    }
-                  });
-                  return {dt.to(device)};
-                });
-}
-
-Tensor sigma_features(std::span<const double> sigmas, Device device) {
-  std::vector<float> times;
-  for (double s : sigmas) times.push_back(static_cast<float>(1000.0 * s));
-  const Shape shape{static_cast<int64_t>(times.size())};
-  return timestep_features(Var(Tensor::from(times, shape))).value().to(device);
-}
-
-AdaLayerNorm::AdaLayerNorm(const Scope& scope, int64_t width, int64_t chunks_)
-    : linear(scope / "linear", width, chunks_ * width), chunks(chunks_) {}
-
-std::vector<Var> AdaLayerNorm::operator()(const Var& silu_temb) const {
-  return chunk(linear(silu_temb), 1, chunks);
-}
-
-QkvStream::Out QkvStream::operator()(const Var& x) const {
-  Out out{split_heads(q(x), heads), split_heads(k(x), heads), split_heads(v(x), heads)};
-  if (!norm_q) return out;
-  const HeadVars normed = qk_norm_rope(out.q, out.k, {true, norm_q, norm_k, kRmsEps, {}, {}, {}});
-  out.q = normed.q, out.k = normed.k;
-  return out;
-}
-
-namespace {
-
-QkvStream make_stream(const Scope& scope, const Sd3Config& c, const char* q, const char* k,
-                      const char* v, const char* norm_q, const char* norm_k) {
-  const int64_t width = c.width(), head = c.attention_head_dim;
-  QkvStream s{Linear(scope / q, width, width),
-              Linear(scope / k, width, width),
-              Linear(scope / v, width, width),
-              {},
-              {},
-              c.num_attention_heads};
-  if (c.qk_norm) {
-    s.norm_q = (scope / norm_q).param("weight", {head}, Init::ones());
-    s.norm_k = (scope / norm_k).param("weight", {head}, Init::ones());
-  }
-  return s;
-}
-
 }  // namespace
 
 Sd3Block::Sd3Block(const Scope& scope, const Sd3Config& c, int64_t index) : name(scope.prefix()) {
@@ -139,21 +44,17 @@ Sd3Block::Sd3Block(const Scope& scope, const Sd3Config& c, int64_t index) : name
   norm1 = AdaLayerNorm(scope / "norm1", width, dual ? 9 : 6);
   norm1_context = AdaLayerNorm(scope / "norm1_context", width, last ? 2 : 6);
   const Scope attn = scope / "attn";
-  image = make_stream(attn, c, "to_q", "to_k", "to_v", "norm_q", "norm_k");
-  text = make_stream(attn, c, "add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q",
-                     "norm_added_k");
+  const int64_t heads = c.num_attention_heads, head = c.attention_head_dim;
+  image = QkvStream(attn, heads, head, c.qk_norm, kImageQkv);
+  text = QkvStream(attn, heads, head, c.qk_norm, kTextQkv);
   to_out = Linear(attn / "to_out.0", width, width);
   if (!last) to_add_out = Linear(attn / "to_add_out", width, width);
   if (dual) {
-    second = make_stream(scope / "attn2", c, "to_q", "to_k", "to_v", "norm_q", "norm_k");
+    second = QkvStream(scope / "attn2", heads, head, c.qk_norm, kImageQkv);
     second_out = Linear(scope / "attn2" / "to_out.0", width, width);
   }
-  ff_in = Linear(scope / "ff" / "net.0.proj", width, 4 * width);
-  ff_out = Linear(scope / "ff" / "net.2", 4 * width, width);
-  if (!last) {
-    ff_context_in = Linear(scope / "ff_context" / "net.0.proj", width, 4 * width);
-    ff_context_out = Linear(scope / "ff_context" / "net.2", 4 * width, width);
-  }
+  ff = FeedForward(scope / "ff", width, 4 * width);
+  if (!last) ff_context = FeedForward(scope / "ff_context", width, 4 * width);
 }
 
 void Sd3Block::operator()(Var& x, Var& c, const Var& silu_temb) const {
@@ -164,7 +65,7 @@ void Sd3Block::operator()(Var& x, Var& c, const Var& silu_temb) const {
   const Var text_in = last ? modulate(c, n[1], n[0]) : modulate(c, n[0], n[1]);
 
   const QkvStream::Out a = image(modulate(x, m[0], m[1])), b = text(text_in);
-  const AttentionArgs args{1.0 / std::sqrt(static_cast<double>(a.q.dim(3))), false, {}, {}};
+  const AttentionArgs args = plain_attention(a.q);
   // The last block discards the text half of the result, so it never computes it.
   const TokenVars o = joint_attention({a.q, last ? Var() : b.q}, {a.k, b.k}, {a.v, b.v}, args);
   const Var block_input = x;
@@ -173,10 +74,10 @@ void Sd3Block::operator()(Var& x, Var& c, const Var& silu_temb) const {
     const QkvStream::Out s = second(modulate(block_input, m[6], m[7]));
     x = second_out.gated(join_heads(attention(s.q, s.k, s.v, args)), m[8], x);
   }
-  x = ff_out.gated(ff_in(modulate(x, m[3], m[4]), Activation::gelu_tanh), m[5], x);
+  x = ff.gated(modulate(x, m[3], m[4]), m[5], x);
   if (last) return;
   c = to_add_out.gated(join_heads(o.second), n[2], c);
-  c = ff_context_out.gated(ff_context_in(modulate(c, n[3], n[4]), Activation::gelu_tanh), n[5], c);
+  c = ff_context.gated(modulate(c, n[3], n[4]), n[5], c);
 }
 
 Sd3Transformer::Sd3Transformer(const Sd3Config& config) : config_(config) {
@@ -277,7 +178,7 @@ Linears Sd3Transformer::linears() {
     for (Linear* l :
          {&b.norm1.linear, &b.norm1_context.linear, &b.image.q, &b.image.k, &b.image.v, &b.text.q,
           &b.text.k, &b.text.v, &b.to_out, &b.to_add_out, &b.second.q, &b.second.k, &b.second.v,
-          &b.second_out, &b.ff_in, &b.ff_out, &b.ff_context_in, &b.ff_context_out}) {
+          &b.second_out, &b.ff.in, &b.ff.out, &b.ff_context.in, &b.ff_context.out}) {
       if (l->weight) out.push_back(l);
     }
   }

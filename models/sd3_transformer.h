@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "models/layers.h"
+#include "models/mmdit.h"
 
 namespace parlo {
 
@@ -34,35 +34,13 @@ struct Sd3Config {
 Sd3Config sd3_medium();  // stabilityai/stable-diffusion-3.5-medium
 Sd3Config sd3_tiny();    // the built-in world's model: 32x32 RGB pixels
 
-// Linear(SiLU(temb)) split into chunks of [B, D].
-struct AdaLayerNorm {
-  Linear linear;
-  int64_t chunks = 0;
-
-  AdaLayerNorm() = default;
-  AdaLayerNorm(const Scope& scope, int64_t width, int64_t chunks);
-  std::vector<Var> operator()(const Var& silu_temb) const;
-};
-
-// Projections of one stream with optional per-head RMS norm on q and k.
-struct QkvStream {
-  Linear q, k, v;
-  Var norm_q, norm_k;  // [head_dim] or undefined
-  int64_t heads = 1;
-
-  struct Out {
-    Var q, k, v;  // [B, T, H, D]
-  };
-  Out operator()(const Var& x) const;
-};
-
 struct Sd3Block {
   std::string name;  // in profiles
   bool dual = false, last = false;
   AdaLayerNorm norm1, norm1_context;
   QkvStream image, text, second;
   Linear to_out, to_add_out, second_out;
-  Linear ff_in, ff_out, ff_context_in, ff_context_out;
+  FeedForward ff, ff_context;
 
   Sd3Block(const Scope& scope, const Sd3Config& config, int64_t index);
   // Updates image tokens x [B, N, D] and text tokens c [B, T, D] (untouched by the last block).
@@ -115,10 +93,5 @@ class Sd3Transformer {
   AdaLayerNorm norm_out_;
   Linear proj_out_;
 };
-
-// Sinusoidal features of timesteps [B] -> [B, 256]: [cos, sin] of t * exp(-ln(1e4) j / 128).
-Var timestep_features(const Var& timestep);
-// Those of noise levels, t = 1000 sigma, as forward_features takes them on the device.
-Tensor sigma_features(std::span<const double> sigmas, Device device);
 
 }  // namespace parlo
