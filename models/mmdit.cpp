@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "models/axial_rope.h"
+
 namespace parlo {
 namespace {
 
@@ -45,6 +47,9 @@ QkvStream::Out QkvStream::operator()(const Var& x, const Rotation& rotation) con
       out.q, out.k,
       {norm_q.defined(), norm_q, norm_k, kRmsEps, rotation.cos, rotation.sin, RopeStyle::pairs});
   out.q = there.q, out.k = there.k;
+  if (rotation.angles) {
+    out.q = rotated_by(out.q, rotation.angles), out.k = rotated_by(out.k, rotation.angles);
+  }
   return out;
 }
 

@@ -35,6 +35,7 @@ struct FeedForward {
 // Where tokens are, for queries and keys: rotary angles of kernels/rope.h, in adjacent pairs.
 struct Rotation {
   Tensor cos, sin;  // [T, D/2] f32; undefined: no rotation
+  Var angles = {};  // [T, D/2] f64, where positions want a gradient
 };
 
 struct QkvNames {
