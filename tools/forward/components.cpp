@@ -7,6 +7,7 @@ namespace {
 
 constexpr Component kComponents[] = {
     {"sd3", forward_sd3},
+    {"flux", forward_flux},
     {"clip_text", forward_clip_text},
     {"clip_text_with_projection", forward_clip_text_with_projection},
     {"clip_vision", forward_clip_vision},

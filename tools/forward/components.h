@@ -51,6 +51,7 @@ Var leaf(const ForwardRequest& request, const Inputs& inputs, const std::string&
 void finish(const ForwardRequest& request, const Inputs& inputs, ForwardResult& result);
 
 ForwardResult forward_sd3(const ForwardRequest& request);
+ForwardResult forward_flux(const ForwardRequest& request);
 ForwardResult forward_clip_text(const ForwardRequest& request);
 ForwardResult forward_clip_text_with_projection(const ForwardRequest& request);
 ForwardResult forward_clip_vision(const ForwardRequest& request);
