@@ -78,18 +78,6 @@ Var Sd3Pipeline::velocity(const Var& x, const Tensor& noise, const Condition& co
                                         Var(condition.pooled));
 }
 
-Tensor Sd3Pipeline::decode(const Tensor& latents) const {
-  const NoGrad guard;
-  if (!vae_) return affine(Var(latents), 0.5, 0.5).value();
-  std::vector<Var> pictures;
-  for (int64_t b = 0; b < latents.dim(0); ++b) {
-    const Var sample = vae_->decode(vae_->unscaled(Var(latents.slice(0, b, b + 1))));
-    pictures.push_back(affine(sample, 0.5, 0.5));
-  }
-  CHECK(!pictures.empty(), "Sd3Pipeline::decode: no latents");
-  return pictures.size() == 1 ? pictures[0].value() : cat(pictures, 0).value();
-}
-
 std::vector<double> Sd3Pipeline::sigmas(int64_t steps) const {
   return shift_ == 1.0 ? linear_sigmas(steps) : shifted_sigmas(steps, shift_);
 }

@@ -9,6 +9,7 @@
 
 #include "models/autoencoder_kl.h"
 #include "models/flow_model.h"
+#include "models/pictures.h"
 #include "models/sd3_transformer.h"
 #include "models/text_conditioning.h"
 
@@ -35,7 +36,9 @@ class Sd3Pipeline : public FlowModel {
     return sigma_features(sigmas, device());
   }
   // A picture at a time: memory depends on its size alone (AutoencoderKl::decode).
-  Tensor decode(const Tensor& latents) const override;
+  Tensor decode(const Tensor& latents) const override {
+    return decode_pictures(vae_.get(), latents);
+  }
   std::vector<double> sigmas(int64_t steps) const override;
   Linears linears() override { return transformer_->linears(); }
   Params& params() override { return transformer_->params(); }

@@ -1,0 +1,154 @@
+#include "models/flux_pipeline.h"
+
+#include "models/json_config.h"
+
+namespace parlo {
+namespace {
+
+// Of a published pipeline without a given size, and of pixels as latents.
+constexpr int64_t kDefaultPixels = 1024, kDefaultPixelsWithoutVae = 32;
+constexpr int64_t kT5Tokens = 512;
+
+float rounded(float x, bool bf16) {
+  return bf16 ? to_float(to_bf16(x)) : x;
+}
+
+// The scheduler gives t = 1000 sigma, the pipeline divides it by 1000 and the transformer
+// multiplies it again, each rounded.
+float reference_timestep(double sigma, bool bf16) {
+  const float t = rounded(static_cast<float>(sigma) * 1000.0f, bf16);
+  return rounded(rounded(t / 1000.0f, bf16) * 1000.0f, bf16);
+}
+
+float reference_guidance(double guidance, bool bf16) {
+  return rounded(rounded(static_cast<float>(guidance), bf16) * 1000.0f, bf16);
+}
+
+Tensor features_of(const std::vector<float>& times) {
+  return timestep_features(Var(Tensor::from(times, {static_cast<int64_t>(times.size())}))).value();
+}
+
+// (0, row, column) of every token.
+Tensor image_ids(int64_t rows, int64_t columns) {
+  Tensor ids = Tensor::zeros({rows * columns, 3});
+  for (int64_t i = 0; i < rows * columns; ++i) {
+    ids.data<float>()[3 * i + 1] = static_cast<float>(i / columns);
+    ids.data<float>()[3 * i + 2] = static_cast<float>(i % columns);
+  }
+  return ids;
+}
+
+// Side of the patches in which `channels` are packed into the transformer's.
+int64_t packing(int64_t in_channels, int64_t channels) {
+  int64_t patch = 1;
+  while (patch * patch * channels < in_channels) ++patch;
+  CHECK(patch * patch * channels == in_channels, "FluxPipeline: the transformer has ", in_channels,
+        " channels, which are not square patches of the latents' ", channels);
+  return patch;
+}
+
+}  // namespace
+
+FluxPipeline::FluxPipeline(FluxParts parts, const FluxSettings& settings)
+    : parts_(std::move(parts)), settings_(settings) {
+  const FluxConfig& c = parts_.transformer->config();
+  const AutoencoderKl* vae = parts_.vae.get();
+  const int64_t channels = vae ? vae->config().latent_channels : 3;
+  const int64_t scale = vae ? vae->config().downscale() : 1;
+  patch_ = packing(c.in_channels, channels);
+  const int64_t side = vae ? kDefaultPixels : kDefaultPixelsWithoutVae, unit = scale * patch_;
+  const auto latents = [&](const char* name, int64_t given) {
+    const int64_t pixels = given == 0 ? side : given;
+    CHECK(pixels > 0 && pixels % unit == 0, "FluxPipeline: ", name, " is ", pixels,
+          ", expected a multiple of ", unit);
+    return pixels / scale;
+  };
+  latent_shape_ = {channels, latents("height", settings.height), latents("width", settings.width)};
+  CHECK(c.out_channels == c.in_channels && c.axes_dims_rope.size() == 3,
+        "FluxPipeline: expected a transformer with as many output as input channels and three "
+        "axes, got ",
+        c.out_channels, ", ", c.in_channels, " and ", c.axes_dims_rope.size());
+  place_tokens();
+}
+
+void FluxPipeline::place_tokens() {
+  const Tensor image = image_ids(latent_shape_[1] / patch_, latent_shape_[2] / patch_);
+  at_ = parts_.transformer->rotation(Var(Tensor::zeros({parts_.text_tokens, 3})), Var(image));
+}
+
+int64_t FluxPipeline::image_tokens() const {
+  return latent_shape_[1] * latent_shape_[2] / (patch_ * patch_);
+}
+
+void FluxPipeline::to(Device device) {
+  parts_.transformer->params().to(device);
+  parts_.text->to(device);
+  if (parts_.vae) parts_.vae->params().to(device);
+  place_tokens();
+}
+
+Tensor FluxPipeline::noise_features(std::span<const double> sigmas) const {
+  const NoGrad guard;
+  const bool bf16 = settings_.reference_bf16;
+  std::vector<float> times;
+  for (double s : sigmas) times.push_back(reference_timestep(s, bf16));
+  const Tensor time = features_of(times);
+  if (!parts_.transformer->config().guidance_embeds) return time.to(device());
+  const std::vector<float> levels(sigmas.size(), reference_guidance(settings_.guidance, bf16));
+  return cat(std::vector<Var>{Var(time), Var(features_of(levels))}, 1).value().to(device());
+}
+
+Var FluxPipeline::velocity(const Var& x, const Tensor& noise, const Condition& condition) const {
+  const Var tokens = patchify(x, patch_, false);
+  const Var v = parts_.transformer->forward_features(tokens, Var(noise), Var(condition.context),
+                                                     Var(condition.pooled), at_);
+  return unpatchify(v, patch_, false, x.shape());
+}
+
+std::vector<double> FluxPipeline::sigmas(int64_t steps) const {
+  return parts_.schedule.sigmas(steps, image_tokens());
+}
+
+namespace {
+
+// The text encoders of a folder into `parts`, whose transformer is there.
+void load_text(const std::filesystem::path& folder, TextSettings settings, FluxParts& parts) {
+  const FluxConfig& c = parts.transformer->config();
+  const auto encoder = folder / "text_encoder";
+  if (!std::filesystem::exists(folder / "text_encoder_2")) {
+    const auto clip = ClipTowerConfig::from_json(JsonConfig(encoder / "config.json"));
+    if (clip.hidden_size == c.joint_attention_dim) {
+      // Small: it stays.
+      parts.text_tokens = clip.max_position_embeddings;
+      parts.text = std::make_unique<TextConditioning>(
+          std::shared_ptr<ClipTextModel>(ClipTextModel::load(encoder)),
+          std::make_shared<ClipTokenizer>(ClipTokenizer::load(folder / "tokenizer")), settings);
+      return;
+    }
+  }
+  if (settings.t5_tokens == 0) settings.t5_tokens = kT5Tokens;
+  parts.text_tokens = settings.t5_tokens;
+  parts.text = std::make_unique<TextConditioning>(TextRule::flux, folder, c.joint_attention_dim,
+                                                  c.pooled_projection_dim, settings);
+}
+
+}  // namespace
+
+std::unique_ptr<FluxPipeline> FluxPipeline::load(const std::filesystem::path& folder, Device device,
+                                                 DType dtype, TextSettings text,
+                                                 const FluxSettings& settings) {
+  CHECK(std::filesystem::is_directory(folder), folder.string(),
+        ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
+  FluxParts parts;
+  parts.schedule = FluxSchedule::from_json(folder / "scheduler" / "scheduler_config.json");
+  if (std::filesystem::exists(folder / "vae")) parts.vae = AutoencoderKl::load(folder / "vae");
+  parts.transformer = FluxTransformer::load(folder / "transformer", dtype == DType::bf16);
+  text.bf16 |= dtype == DType::bf16;
+  load_text(folder, text, parts);
+  auto pipeline = std::make_unique<FluxPipeline>(std::move(parts), settings);
+  pipeline->to(device);
+  if (dtype == DType::bf16) pipeline->transformer().narrow();
+  return pipeline;
+}
+
+}  // namespace parlo
