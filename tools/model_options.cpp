@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "lora/adapter.h"
-#include "models/sd3_pipeline.h"
+#include "models/load_flow_model.h"
 #include "tools/assets.h"
 #include "tools/paths.h"
 
@@ -33,7 +33,7 @@ std::unique_ptr<FlowModel> open_model(const std::string& base, Device device,
   text.warn = [](const std::string& line) { std::fprintf(stderr, "parlo: %s\n", line.c_str()); };
   const std::filesystem::path folder = base.empty() ? signs_base() : std::filesystem::path(base);
   require_folder(folder, "--base", "a model folder with transformer/, text_encoder/, tokenizer/");
-  return Sd3Pipeline::load(folder, device, dtype == "bf16" ? DType::bf16 : DType::f32, text);
+  return load_flow_model(folder, device, dtype == "bf16" ? DType::bf16 : DType::f32, text);
 }
 
 void add_model_flags(CLI::App& app, ModelOptions& o) {
