@@ -159,9 +159,9 @@ TEST_CASE("every offender is listed in one line") {
   for (const char* part :
        {"blocks.1.to_q has no lora_B", "blocks.2.to_q has lora_A (3, 5)", "gives rank 4",
         "blocks.3.to_q has lora_A (4, 5, 1, 1)", "blocks.0.to_k is not one of target_modules",
-        "lora_A.weight holds values that are not finite", "DoRA (lora_magnitude_vector) is not supported",
-        "unknown key lora_unet_x.lora_down.weight", "use_dora = true", "some_new_field",
-        "bias = \"all\"", "pissa"}) {
+        "lora_A.weight holds values that are not finite",
+        "DoRA (lora_magnitude_vector) is not supported", "unknown key lora_unet_x.lora_down.weight",
+        "use_dora = true", "some_new_field", "bias = \"all\"", "pissa"}) {
     INFO(part);
     CHECK(contains(message, part));
   }

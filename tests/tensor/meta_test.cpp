@@ -1,6 +1,6 @@
 // The meta device: tensors without values.
-#include "tensor/device_memory.h"
 #include "tensor/meta.h"
+#include "tensor/device_memory.h"
 
 #include "tests/support.h"
 
