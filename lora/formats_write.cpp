@@ -113,7 +113,7 @@ std::string_view format_name(AdapterFormat format) {
 
 ModelFamily guess_family(const AdapterModules& modules) {
   std::optional<ModelFamily> covering;
-  for (ModelFamily family : kFamilies) {
+  for (ModelFamily family : kModelFamilies) {
     if (!missing_names(family, modules).empty()) continue;
     if (width_fits(family, modules)) return family;
     if (!covering) covering = family;

@@ -187,7 +187,7 @@ std::string_view family_name(ModelFamily family) {
 }
 
 std::optional<OriginalLinear> find_original(std::string_view name, Spelling spelling) {
-  for (ModelFamily family : kFamilies) {
+  for (ModelFamily family : kModelFamilies) {
     for (const Row& row : rows_of(family)) {
       const auto number = match(std::string(row.original), name, spelling);
       if (number) return linear_of(row, *number);
@@ -197,7 +197,7 @@ std::optional<OriginalLinear> find_original(std::string_view name, Spelling spel
 }
 
 std::optional<std::string> find_diffusers(std::string_view name, Spelling spelling) {
-  for (ModelFamily family : kFamilies) {
+  for (ModelFamily family : kModelFamilies) {
     for (const Row& row : rows_of(family)) {
       for (const std::string& part : expand(row.diffusers)) {
         const auto number = match(part, name, spelling);

@@ -12,8 +12,8 @@
 namespace parlo {
 
 enum class ModelFamily { sd3, flux, hunyuan_video };
-inline constexpr ModelFamily kFamilies[] = {ModelFamily::sd3, ModelFamily::flux,
-                                            ModelFamily::hunyuan_video};
+inline constexpr ModelFamily kModelFamilies[] = {ModelFamily::sd3, ModelFamily::flux,
+                                                 ModelFamily::hunyuan_video};
 
 std::string_view family_name(ModelFamily family);
 

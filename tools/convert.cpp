@@ -55,7 +55,7 @@ void run_convert(const ConvertOptions& o) {
   std::optional<ModelFamily> family;
   if (to == AdapterFormat::kohya || to == AdapterFormat::original) {
     family = o.family.empty() ? guess_family(opened.file.modules)
-                              : by_name(kFamilies, family_name, o.family);
+                              : by_name(kModelFamilies, family_name, o.family);
     j["family"] = family_name(*family);
   }
   write_adapter_as(to, o.out, opened.file, family);
@@ -87,7 +87,7 @@ void add_convert(CLI::App& parent) {
   app->add_option("--family", o->family,
                   "Whose original names kohya and original files get; default: the model that the "
                   "modules fit")
-      ->check(CLI::IsMember(names_of(kFamilies, family_name)));
+      ->check(CLI::IsMember(names_of(kModelFamilies, family_name)));
   app->add_option("--out", o->out, "The new file or folder")->required();
   app->add_flag("--json", o->json, "Print the report as JSON");
   app->callback([o] { run_convert(*o); });

@@ -51,18 +51,21 @@ std::string refusal(const std::string& path, const std::string& folder, const st
   return "";
 }
 
-// Two types of one name in namespace parlo: the linker keeps one copy of their inline functions,
-// and the other type's objects are overrun. `seen`: where each type of a header was defined.
-void check_type(const std::string& path, const std::string& line,
+// Two types or inline constants of one name in namespace parlo: the linker keeps one copy of the
+// constant, or of the types' inline functions, and the other's bytes are misread. `seen`: where
+// each name of a header was defined.
+void check_name(const std::string& path, const std::string& line,
                 std::map<std::string, std::string>& seen, std::vector<std::string>& faults) {
   static const std::regex type(
-      R"re(^(?:struct|class)(?: alignas\(\d+\))? (\w+)(?: final)?(?: :.*| )\{)re");
+      R"re(^(?:struct|class)(?: alignas\(\d+\))? (\w+)(?: final)?(?: :.*| )\{|)re"
+      R"re(^inline (?:constexpr|const) .*?(k[A-Z]\w*)(?:\[\w*\])? ?[={])re");
   std::smatch match;
   if (!path.ends_with(".h") || !kRank.count(path.substr(0, path.find('/')))) return;
   if (!std::regex_search(line, match, type)) return;
-  const auto [at, first] = seen.emplace(match[1], path);
+  const std::string name = match[1].matched ? match[1] : match[2];
+  const auto [at, first] = seen.emplace(name, path);
   if (!first && at->second != path) {
-    faults.push_back(path + ": type " + match[1].str() + " is also defined in " + at->second);
+    faults.push_back(path + ": " + name + " is also defined in " + at->second);
   }
 }
 
@@ -78,7 +81,7 @@ void check_file(const fs::path& root, const fs::path& file,
   int number = 0;
   while (std::getline(in, line)) {
     ++number;
-    check_type(path, line, types, faults);
+    check_name(path, line, types, faults);
     if (!may_hold_ptx && std::regex_search(line, ptx)) {
       faults.push_back(path + ":" + std::to_string(number) + ": PTX outside kernels/cuda/ptx*.cuh");
     }
@@ -178,6 +181,10 @@ TEST_CASE("two types of one name are caught") {
   CHECK(faults_of({{"rl/a.h", "class Score : public B {\n"}, {"tools/b.h", score}}).size() == 1);
   CHECK(faults_of({{"rl/a.h", "struct Score;\n"}, {"tools/b.h", score}}).empty());
   CHECK(faults_of({{"rl/a.h", score}, {"tests/b.h", score}}).empty());
+  const std::string list = "inline constexpr std::string_view kNames[] = {\n};\n";
+  CHECK(faults_of({{"lora/a.h", list}, {"tools/b.h", list}}).size() == 1);
+  CHECK(
+      faults_of({{"lora/a.h", list}, {"tools/b.h", "inline constexpr int kName = 1;\n"}}).empty());
 }
 
 TEST_CASE("a file that is too long is caught") {
