@@ -21,9 +21,7 @@ AdapterModules merge_concat(std::span<const WeightedAdapter> adapters) {
   std::vector<AdapterPair> pairs(names.size());
   for_modules(names.size(), [&](size_t i) {
     const std::vector<MergePart> parts = parts_of(adapters, names[i]);
-    double scale = parts.front().pair->scale;
-    for (const MergePart& part : parts) scale = part.pair->scale == scale ? scale : 1;
-    if (scale == 0) scale = 1;
+    const double scale = common_scale(parts);
     const Factors f = stack(parts, scale);
     pairs[i] = {to_tensor(f.a), to_tensor(f.b), scale};
   });
@@ -78,6 +76,7 @@ LowRankMerge merge_svd(std::span<const WeightedAdapter> adapters, int64_t rank, 
     sum_discarded += discarded[i];
     sum_total += total[i];
   }
+  out.energy = sum_total;
   out.discarded_energy = sum_total > 0 ? sum_discarded / sum_total : 0;
   out.modules = collect(names, std::move(pairs));
   return out;

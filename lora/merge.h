@@ -39,6 +39,7 @@ Tensor fold_delta(const Tensor& weight, std::span<const WeightedAdapter> adapter
 
 struct LowRankMerge {
   AdapterModules modules;
+  double energy = 0;            // |D|^2
   double discarded_energy = 0;  // |D - D_r|^2 / |D|^2 over all modules
   std::map<std::string, double> discarded_energy_of;
 };

@@ -48,6 +48,14 @@ std::vector<MergePart> parts_of(std::span<const WeightedAdapter> adapters,
   return parts;
 }
 
+double common_scale(const std::vector<MergePart>& parts) {
+  const double scale = parts.front().pair->scale;
+  for (const MergePart& part : parts) {
+    if (part.pair->scale != scale || scale == 0) return 1;
+  }
+  return scale;
+}
+
 Factors stack(const std::vector<MergePart>& parts, double scale) {
   Eigen::Index rank = 0;
   for (const MergePart& part : parts) rank += part.pair->a.dim(0);

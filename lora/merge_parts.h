@@ -30,6 +30,9 @@ struct MergePart {
 std::vector<MergePart> parts_of(std::span<const WeightedAdapter> adapters,
                                 const std::string& module);
 
+// The scale of all, or 1 where they differ or have none.
+double common_scale(const std::vector<MergePart>& parts);
+
 // Stacked factors whose product is the weighted sum divided by `scale`.
 Factors stack(const std::vector<MergePart>& parts, double scale);
 

@@ -1,11 +1,13 @@
 #include "tools/fold.h"
 
-#include <unistd.h>
-
+#include <cstdio>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "tensor/file.h"
 #include "tensor/safetensors.h"
+#include "tensor/safetensors_stream.h"
+#include "tools/scratch_folder.h"
 
 namespace parlo {
 namespace {
@@ -27,6 +29,10 @@ std::vector<fs::path> weight_files(const fs::path& component) {
   return {found.begin(), found.end()};
 }
 
+std::string module_of(const std::string& name) {
+  return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : "";
+}
+
 // Names of the modules that have a matrix, with its shape.
 std::map<std::string, Shape> matrices(const std::vector<fs::path>& files) {
   std::map<std::string, Shape> out;
@@ -34,81 +40,143 @@ std::map<std::string, Shape> matrices(const std::vector<fs::path>& files) {
     const SafeTensors tensors = SafeTensors::open(f);
     for (const std::string& name : tensors.names()) {
       const Shape& shape = tensors.info(name).shape;
-      if (!name.ends_with(kWeight) || shape.rank() != 2) continue;
-      out.emplace(name.substr(0, name.size() - kWeight.size()), shape);
+      if (!module_of(name).empty() && shape.rank() == 2) out.emplace(module_of(name), shape);
     }
   }
   return out;
 }
 
-void fold_file(const fs::path& from, std::span<const WeightedAdapter> adapters,
-               const fs::path& to) {
-  const SafeTensors tensors = SafeTensors::open(from);
-  std::set<std::string> named;
-  for (const WeightedAdapter& a : adapters) {
-    for (const auto& [module, pair] : *a.modules) named.insert(module + std::string(kWeight));
+// One safetensors file of the result: some tensors of a set, the adapted ones folded.
+void write_folded(const fs::path& to, const SafeTensors& tensors,
+                  const std::vector<std::string>& names, const std::set<std::string>& adapted,
+                  const FoldWeight& fold, const std::map<std::string, std::string>& metadata) {
+  std::vector<PlannedTensor> plan;
+  for (const std::string& name : names) {
+    plan.push_back({name, tensors.info(name).dtype, tensors.info(name).shape});
   }
-  NamedTensors out;
-  for (const std::string& name : tensors.names()) {
+  const auto make = [&](const std::string& name) {
     const Tensor value = tensors.get(name);
-    const std::string module = name.substr(0, name.size() - std::min(name.size(), kWeight.size()));
-    out.emplace_back(name, named.count(name) > 0 ? fold_delta(value, adapters, module) : value);
-  }
-  save_safetensors(to, std::move(out), tensors.metadata());
+    const std::string module = module_of(name);
+    return adapted.count(module) > 0 && value.rank() == 2 ? fold(module, value) : value;
+  };
+  stream_safetensors(to, std::move(plan), make, metadata);
 }
 
-// A folder that disappears unless it is kept.
-class Scratch {
- public:
-  explicit Scratch(const fs::path& final_place)
-      : place_(final_place.string() + ".partial-" + std::to_string(::getpid())) {
-    make_folders(place_);
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(place_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  const fs::path& place() const { return place_; }
-  void move_to(const fs::path& final_place) {
-    std::error_code failed;
-    fs::remove(final_place, failed);  // an empty folder at most
-    fs::rename(place_, final_place, failed);
-    CHECK(!failed, final_place.string(), ": cannot be made: ", failed.message());
-  }
-
- private:
-  fs::path place_;
+// The weights that the reference library loads from a component's folder.
+struct WeightSet {
+  std::string base;
+  SafeTensors tensors;
 };
+
+WeightSet weight_set(const fs::path& component) {
+  for (const std::string base : {"diffusion_pytorch_model", "model"}) {
+    for (const auto& entry : fs::directory_iterator(component)) {
+      const std::string name = entry.path().filename().string();
+      if (!name.starts_with(base + ".") && !name.starts_with(base + "-")) continue;
+      return {base, SafeTensors::open_sharded(component, base)};
+    }
+  }
+  throw UsageError(concat("--fold ", component.string(),
+                          ": holds neither diffusion_pytorch_model nor model weights; leave out "
+                          "--shard-size"));
+}
+
+// Names in order, cut wherever the next tensor would go beyond the limit.
+std::vector<std::vector<std::string>> divide(const SafeTensors& tensors, size_t limit) {
+  std::vector<std::vector<std::string>> shards;
+  size_t bytes = 0;
+  for (const std::string& name : tensors.names()) {
+    const size_t next = tensors.info(name).bytes;
+    if (shards.empty() || bytes + next > limit) {
+      shards.emplace_back();
+      bytes = 0;
+    }
+    shards.back().push_back(name);
+    bytes += next;
+  }
+  return shards;
+}
+
+void write_shards(const fs::path& folder, const WeightSet& set,
+                  const std::set<std::string>& adapted, const FoldWeight& fold, size_t limit) {
+  // transformers refuses files that do not say so.
+  const std::map<std::string, std::string> metadata{{"format", "pt"}};
+  const auto shards = divide(set.tensors, limit);
+  if (shards.size() == 1) {
+    write_folded(folder / (set.base + ".safetensors"), set.tensors, shards[0], adapted, fold,
+                 metadata);
+    return;
+  }
+  nlohmann::ordered_json index{{"metadata", {{"total_size", 0}}}, {"weight_map", {}}};
+  size_t total = 0;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    char number[32];
+    std::snprintf(number, sizeof number, "-%05zu-of-%05zu", i + 1, shards.size());
+    const std::string file = set.base + number + ".safetensors";
+    write_folded(folder / file, set.tensors, shards[i], adapted, fold, metadata);
+    for (const std::string& name : shards[i]) {
+      index["weight_map"][name] = file;
+      total += set.tensors.info(name).bytes;
+    }
+  }
+  index["metadata"]["total_size"] = total;
+  write_file(folder / (set.base + ".safetensors.index.json"), index.dump(2) + "\n");
+}
+
+// Everything but what write_shards writes anew.
+void copy_folder(const fs::path& base, const fs::path& to, const std::set<fs::path>& left_out,
+                 const std::set<fs::path>& weights, const std::set<std::string>& adapted,
+                 const FoldWeight& fold) {
+  for (const auto& entry : fs::recursive_directory_iterator(base)) {
+    const fs::path target = to / fs::relative(entry.path(), base);
+    if (left_out.count(entry.path()) > 0) continue;
+    if (entry.is_directory()) {
+      make_folders(target);
+    } else if (weights.count(entry.path()) > 0) {
+      const SafeTensors tensors = SafeTensors::open(entry.path());
+      write_folded(target, tensors, tensors.names(), adapted, fold, tensors.metadata());
+    } else {
+      std::error_code failed;
+      fs::copy_file(entry.path(), target, failed);
+      CHECK(!failed, target.string(), ": cannot be copied: ", failed.message());
+    }
+  }
+}
+
+// The files of a set of weights: those with tensors and every index.
+std::set<fs::path> files_of(const WeightSet& set, const fs::path& component) {
+  std::set<fs::path> out(set.tensors.files().begin(), set.tensors.files().end());
+  for (const auto& entry : fs::directory_iterator(component)) {
+    const std::string name = entry.path().filename().string();
+    const bool index = name.ends_with(".json") && name.find(".index.") != std::string::npos;
+    if (index && name.starts_with(set.base + ".")) out.insert(entry.path());
+  }
+  return out;
+}
 
 }  // namespace
 
-void fold_checkpoint(const fs::path& base, std::span<const AdapterFile> files,
-                     std::span<const WeightedAdapter> adapters, const fs::path& out) {
+void fold_checkpoint(const fs::path& base, std::span<const AdapterFile> adapters,
+                     const FoldWeight& fold, const fs::path& out, size_t shard_bytes) {
   const bool pipeline = fs::is_directory(base / "transformer");
   const fs::path component = pipeline ? base / "transformer" : base;
   const std::vector<fs::path> weights = weight_files(component);
   const std::map<std::string, Shape> shapes = matrices(weights);
-  for (const AdapterFile& f : files) check_adapter_fits(f, shapes);
-
-  fs::path name = out;
-  if (!name.has_filename()) name = name.parent_path();  // "dir/"
-  Scratch scratch(name);
-  const std::set<fs::path> folded(weights.begin(), weights.end());
-  for (const auto& entry : fs::recursive_directory_iterator(base)) {
-    const fs::path copy = scratch.place() / fs::relative(entry.path(), base);
-    if (folded.count(entry.path()) > 0) {
-      fold_file(entry.path(), adapters, copy);
-    } else if (entry.is_directory()) {
-      make_folders(copy);
-    } else {
-      std::error_code failed;
-      fs::copy_file(entry.path(), copy, failed);
-      CHECK(!failed, copy.string(), ": cannot be copied: ", failed.message());
-    }
+  std::set<std::string> adapted;
+  for (const AdapterFile& a : adapters) {
+    check_adapter_fits(a, shapes);
+    for (const auto& [module, pair] : a.modules) adapted.insert(module);
   }
-  scratch.move_to(name);
+  std::optional<WeightSet> set;
+  if (shard_bytes > 0) set = weight_set(component);
+  ScratchFolder scratch(out);
+  copy_folder(base, scratch.place(), set ? files_of(*set, component) : std::set<fs::path>(),
+              {weights.begin(), weights.end()}, adapted, fold);
+  if (set) {
+    const fs::path to = scratch.place() / fs::relative(component, base);
+    write_shards(to, *set, adapted, fold, shard_bytes);
+  }
+  scratch.move_to_final();
 }
 
 }  // namespace parlo

@@ -111,10 +111,140 @@ TEST_CASE("folding into a component and into a pipeline") {
   CHECK(entries(folder.path()) == 3);
 }
 
+TEST_CASE("a folded checkpoint in shards: the same tensors, an index, no file of the old layout") {
+  TemporaryFolder folder;
+  const std::string base = folder / "base";
+  std::filesystem::create_directories(base);
+  for (const char* name : {"config.json", "diffusion_pytorch_model.safetensors"}) {
+    std::filesystem::copy(golden(std::string("sd3_a/") + name), base + "/" + name);
+  }
+  merge({golden("sd3_a_lora"), "--fold", base, "--out", folder / "whole"});
+  merge({golden("sd3_a_lora"), "--fold", base, "--out", folder / "shards", "--shard-size", "50KB"});
+  const std::string name = "diffusion_pytorch_model";
+  CHECK(!std::filesystem::exists(folder / ("shards/" + name + ".safetensors")));
+  const SafeTensors whole = SafeTensors::open(folder / ("whole/" + name + ".safetensors"));
+  const SafeTensors shards = SafeTensors::open_sharded(folder / "shards", name);
+  CHECK(shards.names() == whole.names());
+  CHECK(shards.files().size() > 3);
+  size_t total = 0;
+  for (const std::string& n : whole.names()) {
+    CHECK(same_values(shards.get(n), whole.get(n)));
+    total += whole.info(n).bytes;
+  }
+  for (const auto& file : shards.files()) {
+    const SafeTensors one = SafeTensors::open(file);
+    CHECK(one.metadata().at("format") == "pt");
+    CHECK((std::filesystem::file_size(file) < 60'000 || one.size() == 1));
+  }
+  const json index =
+      json::parse(read_file(folder / ("shards/" + name + ".safetensors.index.json")));
+  CHECK(index["metadata"]["total_size"] == total);
+  CHECK(index["weight_map"].size() == whole.size());
+  const std::string count = std::to_string(100000 + shards.files().size()).substr(1);
+  const std::string first = concat("shards/", name, "-00001-of-", count, ".safetensors");
+  CHECK(std::filesystem::exists(folder / first));
+  // Back into one file, folding nothing twice: the weights stay as they are at weight 0.
+  merge({golden("sd3_a_lora"), "--weights", "0", "--fold", folder / "shards", "--out",
+         folder / "joined", "--shard-size", "1GB"});
+  const SafeTensors joined = SafeTensors::open(folder / ("joined/" + name + ".safetensors"));
+  for (const std::string& n : whole.names()) CHECK(same_values(joined.get(n), whole.get(n)));
+  CHECK(entries(folder / "joined") == 2);
+}
+
+TEST_CASE("one adapter at 1 and three copies at 1/3: every method gives it back") {
+  TemporaryFolder folder;
+  const AdapterFile before = read_adapter(adapter(0));
+  int n = 0;
+  for (const char* method : {"exact", "svd", "linear", "task-arithmetic", "ties", "dare-linear",
+                             "dare-ties", "magnitude-prune", "factor-mean"}) {
+    for (const bool one : {true, false}) {
+      const std::string m = method, out = folder / std::to_string(n++);
+      std::vector<std::string> args{adapter(0)};
+      if (!one) args.insert(args.end(), {adapter(0), adapter(0)});
+      args.insert(args.end(), {"--weights", one ? "1" : "0.333333333,0.333333333,0.333333334",
+                               "--method", m, "--out", out});
+      const bool cut =
+          m != "exact" && m != "factor-mean" && m != "linear" && m != "task-arithmetic";
+      if (cut) args.insert(args.end(), {"--rank", "4"});
+      if (cut && m != "svd") args.insert(args.end(), {"--density", "1"});
+      INFO(m, one);
+      CHECK(merge(args)["relative_error"] < 1e-6);
+      CHECK(relative_distance(read_adapter(out).modules, before.modules) < 1e-6);
+    }
+  }
+}
+
+TEST_CASE("methods that give no low rank: cut with a report, or folded dense") {
+  TemporaryFolder folder;
+  const std::vector<std::string> args{adapter(0), adapter(1), "--weights", "0.6,0.4",
+                                      "--method", "ties",     "--density", "0.3"};
+  auto low = args, high = args, folded = args;
+  low.insert(low.end(), {"--rank", "2", "--out", folder / "low"});
+  high.insert(high.end(), {"--rank", "64", "--out", folder / "high"});
+  folded.insert(folded.end(), {"--fold", golden("sd3_a"), "--out", folder / "folded"});
+  const json a = merge(low), b = merge(high), c = merge(folded);
+  CHECK(a["discarded_energy"] > 0.05);
+  CHECK(b["discarded_energy"] < 1e-6);
+  CHECK(c["rank"].is_null());
+  CHECK(c["relative_error"].is_null());
+  // The update at full rank, folded from factors, is the dense one.
+  merge({folder / "high", "--weights", "1", "--fold", golden("sd3_a"), "--out", folder / "again"});
+  const std::string file = "/diffusion_pytorch_model.safetensors";
+  const SafeTensors x = SafeTensors::open((folder / "folded") + file);
+  const SafeTensors y = SafeTensors::open((folder / "again") + file);
+  const SafeTensors base = SafeTensors::open(golden("sd3_a") + file);
+  int changed = 0;
+  for (const std::string& name : x.names()) {
+    check_close(x.get(name), y.get(name), 1e-6);
+    changed += !same_values(x.get(name), base.get(name));
+  }
+  CHECK(changed == 6);
+}
+
+TEST_CASE("PEFT's own merges, and adapters of other formats") {
+  TemporaryFolder folder;
+  const auto peft = [&](const std::string& name, std::vector<std::string> args) {
+    args.insert(args.begin(), {golden("merges/adapter_0"), golden("merges/adapter_1"),
+                               golden("merges/adapter_2"), "--like-peft"});
+    args.insert(args.end(), {"--out", folder / name});
+    merge(args);
+    const AdapterModules modules = read_adapter(folder / name).modules;
+    const WeightedAdapter one{&modules, 1};
+    const SafeTensors expected = SafeTensors::open(golden("merges/" + name + ".safetensors"));
+    for (const auto& [module, pair] : modules) {
+      check_close(merged_delta({&one, 1}, module), expected.get("delta." + module), 2e-5);
+    }
+  };
+  peft("ties", {"--method", "ties", "--weights", "1,0.8,0.6", "--density", "0.5"});
+  peft("ties_svd",
+       {"--method", "ties", "--weights", "1,0.8,-0.6", "--density", "0.4", "--rank", "4"});
+  peft("linear", {"--method", "linear", "--weights", "0.7,0.5,-0.4"});
+  peft("svd_2", {"--method", "svd", "--weights", "0.7,0.5,-0.4", "--rank", "2"});
+  const std::string formats = golden("adapter_formats/sd3/");
+  const json j = merge({formats + "plain", formats + "original/kohya.safetensors",
+                        formats + "diffusers_metadata", "--out", folder / "mixed"});
+  CHECK((j["formats"] == json{"peft", "kohya", "diffusers"}));
+  CHECK(j["relative_error"] < 1e-6);
+}
+
 TEST_CASE("what cannot be merged leaves nothing behind") {
   TemporaryFolder folder;
   const std::string out = folder / "out";
   check_refused({"merge", "/nowhere", "--out", out}, 2, {"/nowhere does not exist"});
+  const auto refused = [&](std::vector<std::string> args, const std::string& why) {
+    args.insert(args.begin(), {"merge", adapter(0), "--out", out});
+    check_refused(args, 2, {why});
+  };
+  refused({"--method", "ties"}, "needs --density");
+  refused({"--method", "ties", "--density", "0.5"}, "needs --rank R to cut it, or --fold");
+  refused({"--method", "ties", "--density", "1.5", "--rank", "2"}, "is not in (0, 1]");
+  refused({"--method", "linear", "--density", "0.5"}, "--density belongs to ties");
+  refused({"--method", "exact", "--lambda", "2"}, "--lambda does not go with");
+  refused({"--method", "exact", "--like-peft"}, "--like-peft does not go with");
+  refused({"--method", "linear", "--sign", "frequency"}, "--sign belongs to");
+  refused({"--method", "mean"}, "--method");
+  refused({"--shard-size", "1GB"}, "--shard-size belongs to --fold");
+  refused({"--fold", golden("sd3_a"), "--shard-size", "much"}, "--shard-size");
   check_refused({"merge", adapter(0), adapter(1), "--weights", "1", "--out", out}, 2,
                 {"1 weights for 2 adapters"});
   check_refused({"merge", adapter(0), "--weights", "nan", "--out", out}, 2,
