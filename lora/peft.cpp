@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <optional>
 
 #include "lora/adapter_checks.h"
 #include "lora/peft_config.h"
@@ -44,11 +45,36 @@ T pattern_value(const Patterns<T>& patterns, const std::string& module, T otherw
   return otherwise;
 }
 
+// These modules and no others. A name in a list also catches what ends in it: FLUX's "proj_out" is
+// the end of "single_transformer_blocks.0.proj_out". Names of a block are safe, for others all of
+// them become one expression.
+TargetModules exactly(const AdapterModules& modules) {
+  TargetModules out;
+  bool safe = true;
+  std::string pattern;
+  for (const auto& [module, pair] : modules) {
+    out.names.push_back(module);
+    safe = safe && module.find("blocks.") != std::string::npos;
+    pattern += pattern.empty() ? "" : "|";
+    for (char c : module) pattern += c == '.' ? "\\." : std::string(1, c);
+  }
+  const bool plain = pattern.find_first_not_of(
+                         "|\\.0123456789_abcdefghijklmnopqrstuvwxyz"
+                         "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == std::string::npos;
+  if (!safe && plain) return {{}, pattern};
+  return out;
+}
+
 }  // namespace
 
 bool TargetModules::matches(const std::string& module) const {
   if (pattern == "all-linear") return true;
-  if (!pattern.empty()) return Regex(pattern).full_match(module);
+  if (!pattern.empty()) {
+    // Asked for module after module, and slow to compile.
+    thread_local std::pair<std::string, std::optional<Regex>> last;
+    if (last.first != pattern || !last.second) last = {pattern, Regex(pattern)};
+    return last.second->full_match(module);
+  }
   return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
     return module == name || module.ends_with("." + name);
   });
@@ -139,10 +165,7 @@ AdapterFile describe_adapter(AdapterModules modules, AdapterConfig like) {
     if (module_alpha != like.lora_alpha) like.alpha_pattern.emplace_back(module, module_alpha);
     covered = covered && like.target_modules.matches(module);
   }
-  if (!covered) {
-    like.target_modules = {};
-    for (const auto& [module, pair] : modules) like.target_modules.names.push_back(module);
-  }
+  if (!covered) like.target_modules = exactly(modules);
   // Key "to_q" would also catch "x.to_q": the longest names come first.
   const auto longer = [](const auto& x, const auto& y) { return x.first.size() > y.first.size(); };
   std::stable_sort(like.rank_pattern.begin(), like.rank_pattern.end(), longer);

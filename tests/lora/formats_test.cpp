@@ -112,6 +112,18 @@ TEST_CASE("every format and family comes back as it was, and in the same bytes")
   }
 }
 
+TEST_CASE("the targets that are written name these modules and no others") {
+  const TargetModules flux = flux_adapter().config.target_modules;
+  for (const auto& [module, pair] : flux_adapter().modules) CHECK(flux.matches(module));
+  CHECK(!flux.matches("single_transformer_blocks.0.proj_out"));
+  CHECK(!flux.matches("x.norm_out.linear"));
+  CHECK(!flux.matches("transformer_blocks.3.attn.to_outx0"));
+  const TargetModules block =
+      described({{"transformer_blocks.0.attn.to_q", random_pair(4, 4, 2, 1)}})
+          .config.target_modules;
+  CHECK((block.names == std::vector<std::string>{"transformer_blocks.0.attn.to_q"}));
+}
+
 TEST_CASE("original names: fused rows, swapped halves, alpha of the stacked rank") {
   TemporaryFolder folder;
   const AdapterFile adapter = flux_adapter();
