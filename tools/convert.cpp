@@ -48,7 +48,7 @@ void check_out(const ConvertOptions& o, AdapterFormat to) {
 
 void run_convert(const ConvertOptions& o) {
   const AdapterFormat to = by_name(kAdapterFormats, format_name, o.to);
-  if (!std::filesystem::exists(o.in)) throw UsageError(concat("adapter ", o.in, " does not exist"));
+  require_place(o.in, "adapter", "a folder or a file");
   check_out(o, to);
   const OpenedAdapter opened = open_adapter(o.in);
   ordered_json j{{"from", std::string(format_name(opened.format))}, {"to", o.to}};

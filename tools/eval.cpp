@@ -218,7 +218,8 @@ void write_values(const fs::path& file, const std::vector<Scored>& results) {
 
 void run(EvalOptions o) {
   const auto start = std::chrono::steady_clock::now();
-  for (const std::string& a : o.adapters) require_folder(a, "--adapter", "an adapter's folder");
+  for (const std::string& a : o.adapters)
+    require_place(a, "--adapter", "an adapter's folder or file");
   if (o.sweep > 0 && o.adapters.size() < 2) {
     throw UsageError("--sweep needs two adapters or more");
   }
@@ -248,7 +249,7 @@ void add_eval(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand(
       "eval", "Score a model, adapters on it and their merges on held-out prompts");
   add_model_flags(*app, o->model);
-  app->add_option("--adapter", o->adapters, "PEFT folder to score; may be given again")
+  app->add_option("--adapter", o->adapters, "Adapter of any format to score; may be given again")
       ->allow_extra_args(false);
   app->add_option("--rewards", o->rewards, "Names, separated by commas")
       ->delimiter(',')

@@ -33,7 +33,7 @@ void run(const ForwardOptions& o, Device device) {
   const Component& component = find_component(o.component);
   require_folder(o.checkpoint, "--checkpoint", "a component's folder with config.json");
   require_file(o.inputs, "--inputs");
-  if (!o.adapter.empty()) require_folder(o.adapter, "--adapter", "an adapter's folder");
+  if (!o.adapter.empty()) require_place(o.adapter, "--adapter", "an adapter's folder or file");
   require_writable_parent(o.outputs, "--outputs");
   std::optional<NoGrad> no_grad;
   if (!o.grads) no_grad.emplace();
@@ -63,7 +63,7 @@ void add_forward(CLI::App& parent) {
   app->add_option("--outputs", o->outputs, "safetensors file to write")->required();
   app->add_flag("--grads", o->grads,
                 "The inputs hold grad_output; add grad.NAME of sum(first output * grad_output)");
-  app->add_option("--adapter", o->adapter, "PEFT folder put on the component");
+  app->add_option("--adapter", o->adapter, "Adapter of any format put on the component");
   app->add_option("--dtype", o->dtype, "Weights of linears: f32 or bf16")
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "bf16"}));

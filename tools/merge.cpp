@@ -61,12 +61,7 @@ void check_method(MergeOptions& o) {
 }
 
 void check(MergeOptions& o) {
-  for (const std::string& a : o.adapters) {
-    std::error_code ignored;
-    if (!fs::exists(a, ignored)) {
-      throw UsageError(concat("adapter ", a, " does not exist; expected a folder or a file"));
-    }
-  }
+  for (const std::string& a : o.adapters) require_place(a, "adapter", "a folder or a file");
   check_method(o);
   const size_t n = o.adapters.size();
   const bool task = o.config.method == MergeMethod::task_arithmetic;

@@ -14,6 +14,12 @@ void require_folder(const fs::path& path, const std::string& flag, const std::st
   throw UsageError(concat(flag, " ", path.string(), " ", what, "; expected ", expected));
 }
 
+void require_place(const fs::path& path, const std::string& flag, const std::string& expected) {
+  std::error_code ignored;
+  if (fs::exists(path, ignored)) return;
+  throw UsageError(concat(flag, " ", path.string(), " does not exist; expected ", expected));
+}
+
 void require_file(const fs::path& path, const std::string& flag) {
   std::error_code ignored;
   if (fs::is_regular_file(path, ignored)) return;

@@ -9,6 +9,9 @@ namespace parlo {
 // `flag` is what the user typed, e.g. "--base"; `expected` says what the folder should be.
 void require_folder(const std::filesystem::path& path, const std::string& flag,
                     const std::string& expected);
+// A folder or a file.
+void require_place(const std::filesystem::path& path, const std::string& flag,
+                   const std::string& expected);
 void require_file(const std::filesystem::path& path, const std::string& flag);
 // The folder a result file goes to exists and can be written.
 void require_writable_parent(const std::filesystem::path& file, const std::string& flag);

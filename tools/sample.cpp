@@ -62,7 +62,7 @@ void write_pictures(const SampleOptions& o, const std::vector<Prompt>& prompts,
 void run(SampleOptions o, Device device) {
   const std::vector<Prompt> prompts = repeat(gather_prompts(o.texts, o.prompts), o.count);
   require_writable_folder(o.out, "--out");
-  if (!o.adapter.empty()) require_folder(o.adapter, "--adapter", "an adapter's folder");
+  if (!o.adapter.empty()) require_place(o.adapter, "--adapter", "an adapter's folder or file");
   const std::unique_ptr<FlowModel> model = load_model(o.model, device);
   if (!o.adapter.empty()) put_on(*model, o.adapter);
   o.model.draw.seed = o.common.seed;
@@ -78,7 +78,8 @@ void add_sample(CLI::App& parent) {
   auto o = std::make_shared<SampleOptions>();
   CLI::App* app = parent.add_subcommand("sample", "Draw pictures of prompts");
   add_model_flags(*app, o->model);
-  app->add_option("--adapter", o->adapter, "PEFT folder put on the model");
+  app->add_option("--adapter", o->adapter,
+                  "Adapter of any format, folder or file, put on the model");
   app->add_option("--prompt", o->texts, "A prompt; may be given again")->allow_extra_args(false);
   app->add_option("--prompts", o->prompts, "JSONL file of prompts, one {\"prompt\": ...} a line");
   app->add_option("--count", o->count, "Pictures a prompt")

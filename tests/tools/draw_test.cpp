@@ -72,6 +72,10 @@ TEST_CASE("sample writes a picture a prompt, the grid and the prompts") {
     REQUIRE(sample(out / "d", {"--prompt", "a red circle", "--adapter", world().at("one")}).code ==
             0);
     CHECK(read_png(out / "d/00000.png") != first);
+    const std::string file = out / "one.safetensors";  // the same adapter under kohya's names
+    REQUIRE(run_parlo({"convert", world().at("one"), "--to", "kohya", "--out", file}).code == 0);
+    REQUIRE(sample(out / "f", {"--prompt", "a red circle", "--adapter", file}).code == 0);
+    CHECK(read_png(out / "f/00000.png") == read_png(out / "d/00000.png"));
     REQUIRE(sample(out / "e", {"--prompt", "a red circle", "--guidance", "3"}).code == 0);
     CHECK(read_png(out / "e/00000.png") != first);
   }
