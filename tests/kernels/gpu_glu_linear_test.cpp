@@ -18,22 +18,13 @@ struct GluResult {
 template <class GluLinear>
 GluResult run_glu(GluLinear&& glu_linear, const LinearCase& c) {
   GluResult r;
-  const auto nans = [&](int64_t rows, int64_t columns) {
-    return Tensor::full({rows, columns}, std::nan(""), c.x.dtype(), c.x.device());
-  };
-  r.y = nans(c.x.dim(0), c.w.dim(0) / 2);
+  r.y = nans_for(c, c.x.dim(0), c.w.dim(0) / 2);
   GluLinearArgs args;
-  LowRank low{c.a, c.b, c.scale, Tensor()};
-  if (c.a) {
-    r.down.push_back(low.down = nans(c.x.dim(0), c.a.dim(0)));
-    args.low_rank = &low;
-  }
-  std::vector<LowRankRows> rows = c.rows;
-  for (LowRankRows& s : rows) {
-    r.down.push_back(s.low_rank.down = nans(s.rows, s.low_rank.a.dim(0)));
-  }
-  args.low_rank_rows = rows, args.bias = c.bias;
-  if (c.keep) args.halves = r.halves = nans(c.x.dim(0), c.w.dim(0));
+  const CaseTerms terms(c);
+  terms.join(args);
+  r.down = terms.down;
+  args.bias = c.bias;
+  if (c.keep) args.halves = r.halves = nans_for(c, c.x.dim(0), c.w.dim(0));
   glu_linear(c.activation, c.x, c.w, r.y, args);
   return r;
 }

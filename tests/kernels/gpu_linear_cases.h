@@ -27,24 +27,38 @@ struct LinearResult {
   std::vector<Tensor> down;
 };
 
+// Outputs that a kernel has not written.
+inline Tensor nans_for(const LinearCase& c, int64_t rows, int64_t columns) {
+  return Tensor::full({rows, columns}, std::nan(""), c.x.dtype(), c.x.device());
+}
+
+// A case's low-rank terms with room for what they keep.
+struct CaseTerms {
+  LowRank low;
+  std::vector<LowRankRows> rows;
+  std::vector<Tensor> down;
+
+  explicit CaseTerms(const LinearCase& c) : low{c.a, c.b, c.scale, Tensor()}, rows(c.rows) {
+    if (c.a) down.push_back(low.down = nans_for(c, c.x.dim(0), c.a.dim(0)));
+    for (LowRankRows& s : rows) {
+      down.push_back(s.low_rank.down = nans_for(c, s.rows, s.low_rank.a.dim(0)));
+    }
+  }
+  template <class Args>
+  void join(Args& args) const {
+    if (low.a) args.low_rank = &low;
+    args.low_rank_rows = rows;
+  }
+};
+
 template <class Linear>
 LinearResult run_linear(Linear&& linear, const LinearCase& c) {
   LinearResult r;
-  const auto nans = [&](int64_t rows, int64_t columns) {
-    return Tensor::full({rows, columns}, std::nan(""), c.x.dtype(), c.x.device());
-  };
-  r.y = nans(c.x.dim(0), c.w.dim(0));
+  r.y = nans_for(c, c.x.dim(0), c.w.dim(0));
   LinearArgs args;
-  LowRank low{c.a, c.b, c.scale, Tensor()};
-  if (c.a) {
-    r.down.push_back(low.down = nans(c.x.dim(0), c.a.dim(0)));
-    args.low_rank = &low;
-  }
-  std::vector<LowRankRows> rows = c.rows;
-  for (LowRankRows& s : rows) {
-    r.down.push_back(s.low_rank.down = nans(s.rows, s.low_rank.a.dim(0)));
-  }
-  args.low_rank_rows = rows;
+  const CaseTerms terms(c);
+  terms.join(args);
+  r.down = terms.down;
   if (c.keep) args.pre_activation = r.pre = r.y.clone();
   args.bias = c.bias, args.residual = c.residual, args.gate = c.gate;
   args.activation = c.activation;
