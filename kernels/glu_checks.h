@@ -21,6 +21,12 @@ inline void check_glu_output(std::string_view function, std::string_view name, c
   CHECK(!t.read_only(), function, ": ", name, " is a read-only mapping");
 }
 
+// Of rows [R, 2 F] the columns of the gate (0) or of what it gates (1).
+inline Tensor glu_half(const Tensor& halves, int64_t i) {
+  const int64_t F = halves.dim(1) / 2;
+  return halves.slice(1, i * F, (i + 1) * F);
+}
+
 inline void check_glu(const Tensor& a, const Tensor& b, const Tensor& y) {
   check_glu_operand("glu", "a", a, a);
   check_glu_operand("glu", "b", b, a);

@@ -1,6 +1,7 @@
 // Checks of glu_linear's operands and its linear part, the same on every device.
 #pragma once
 
+#include "kernels/glu_checks.h"
 #include "kernels/glu_linear.h"
 #include "kernels/matmul_checks.h"
 
@@ -12,12 +13,6 @@ inline LinearArgs linear_args_of(const GluLinearArgs& args) {
   linear.bias = args.bias, linear.low_rank = args.low_rank;
   linear.low_rank_rows = args.low_rank_rows;
   return linear;
-}
-
-// Columns of the gate (0) or of what it gates (1).
-inline Tensor glu_half(const Tensor& halves, int64_t i) {
-  const int64_t F = halves.dim(1) / 2;
-  return halves.slice(1, i * F, (i + 1) * F);
 }
 
 inline void check_glu_linear_output(const char* name, const Tensor& t, const Shape& shape,

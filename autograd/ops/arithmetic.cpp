@@ -3,6 +3,7 @@
 #include "autograd/ops/shared.h"
 #include "kernels/dispatch.h"
 #include "kernels/glu.h"
+#include "kernels/glu_checks.h"
 #include "kernels/reduce.h"
 
 namespace parlo {
@@ -117,19 +118,17 @@ Var glu(Activation f, const Var& x) {
         ", expected [..., 2 F]");
   const Shape given = x.shape();
   const Tensor rows = as_rows(x.value());
-  const int64_t F = rows.dim(1) / 2;
-  const auto half = [F](const Tensor& t, int64_t i) { return t.slice(1, i * F, (i + 1) * F); };
-  Tensor y = Tensor::empty({rows.dim(0), F}, rows.dtype(), rows.device());
-  DISPATCH(rows.device(), glu(f, half(rows, 0), half(rows, 1), y));
   Shape shape = given;
-  shape[-1] = F;
-  return record("glu", y.view(shape), {x},
-                [=](const Tensor& dy, const Need&) -> std::vector<Tensor> {
-                  const Tensor d = Tensor::empty_like(rows);
-                  DISPATCH(rows.device(), glu_backward(f, half(rows, 0), half(rows, 1),
-                                                       dy.view(y.shape()), half(d, 0), half(d, 1)));
-                  return {d.view(given)};
-                });
+  shape[-1] /= 2;
+  Tensor y = Tensor::empty({rows.dim(0), shape[-1]}, rows.dtype(), rows.device());
+  DISPATCH(rows.device(), glu(f, glu_half(rows, 0), glu_half(rows, 1), y));
+  return record(
+      "glu", y.view(shape), {x}, [=](const Tensor& dy, const Need&) -> std::vector<Tensor> {
+        const Tensor d = Tensor::empty_like(rows);
+        DISPATCH(rows.device(), glu_backward(f, glu_half(rows, 0), glu_half(rows, 1),
+                                             dy.view(y.shape()), glu_half(d, 0), glu_half(d, 1)));
+        return {d.view(given)};
+      });
 }
 
 Var glu(Activation f, const Var& a, const Var& b) {

@@ -6,11 +6,8 @@
 namespace parlo {
 namespace {
 
-Tensor room(const Tensor& t) {
-  return Tensor::empty(t.shape(), t.dtype(), t.device());
-}
-Tensor room_if(bool wanted, const Tensor& t) {
-  return wanted ? room(t) : Tensor();
+Tensor room_if(bool wanted, const Tensor& like) {
+  return wanted ? Tensor::empty_like(like) : Tensor();
 }
 
 // Views of one projection.
@@ -39,7 +36,7 @@ QkNormRope kernel_params(const char* name, const HeadParams& given, const Tensor
 
 // What came for a result, or zeros.
 Tensor gradient(const Tensor& dy, const Tensor& result) {
-  return dy ? dy : Tensor::zeros(result.shape(), result.dtype(), result.device());
+  return dy ? dy : Tensor::zeros_like(result);
 }
 
 // Of q and, where it is there, k.
@@ -48,7 +45,7 @@ std::vector<Var> apart(const char* name, const Var& query, const Var& key,
   const auto heads = [](const Var& v) { return v ? unit_last_stride(v.value()) : Tensor(); };
   const QkvHeads x{heads(query), heads(key), {}};
   const QkNormRope p = kernel_params(name, params, x.q);
-  const QkvHeads y{room(x.q), room_if(x.k.defined(), x.k), {}};
+  const QkvHeads y{Tensor::empty_like(x.q), room_if(x.k.defined(), x.k), {}};
   DISPATCH(x.q.device(), qk_norm_rope(x, p, y));
   std::vector<Tensor> results{y.q};
   if (y.k) results.push_back(y.k);
@@ -76,7 +73,7 @@ HeadVars qk_norm_rope(const Var& qkv, int64_t kv_heads, const HeadParams& params
   const Tensor joint = unit_last_stride(qkv.value());
   const QkvHeads x = split(joint, kv_heads);
   const QkNormRope p = kernel_params(name, params, x.q);
-  const QkvHeads y{room(x.q), room(x.k), {}};
+  const QkvHeads y{Tensor::empty_like(x.q), Tensor::empty_like(x.k), {}};
   DISPATCH(joint.device(), qk_norm_rope(x, p, y));
   const std::vector<Var> out = record(
       name, {y.q, y.k, x.v}, {qkv, params.q_weight, params.k_weight},
