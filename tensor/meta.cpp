@@ -54,10 +54,4 @@ MemoryStats stats() {
   return c.stats;
 }
 
-void reset_peak() {
-  Counters& c = counters();
-  const std::lock_guard lock(c.mutex);
-  c.stats.peak_bytes = c.stats.current_bytes;
-}
-
 }  // namespace parlo::meta_memory
