@@ -24,10 +24,6 @@ float reference_guidance(double guidance, bool bf16) {
   return rounded(rounded(static_cast<float>(guidance), bf16) * 1000.0f, bf16);
 }
 
-Tensor features_of(const std::vector<float>& times) {
-  return timestep_features(Var(Tensor::from(times, {static_cast<int64_t>(times.size())}))).value();
-}
-
 // (0, row, column) of every token.
 Tensor image_ids(int64_t rows, int64_t columns) {
   Tensor ids = Tensor::zeros({rows * columns, 3});
@@ -92,10 +88,10 @@ Tensor FluxPipeline::noise_features(std::span<const double> sigmas) const {
   const bool bf16 = settings_.reference_bf16;
   std::vector<float> times;
   for (double s : sigmas) times.push_back(reference_timestep(s, bf16));
-  const Tensor time = features_of(times);
+  const Tensor time = time_features(times);
   if (!parts_.transformer->config().guidance_embeds) return time.to(device());
   const std::vector<float> levels(sigmas.size(), reference_guidance(settings_.guidance, bf16));
-  return cat(std::vector<Var>{Var(time), Var(features_of(levels))}, 1).value().to(device());
+  return cat(std::vector<Var>{Var(time), Var(time_features(levels))}, 1).value().to(device());
 }
 
 Var FluxPipeline::velocity(const Var& x, const Tensor& noise, const Condition& condition) const {

@@ -3,8 +3,6 @@
 #include <algorithm>
 
 #include "models/axial_rope.h"
-#include "tensor/file.h"
-#include "tensor/safetensors.h"
 #include "tensor/trace.h"
 
 namespace parlo {
@@ -14,11 +12,6 @@ constexpr double kTheta = 10000.0;
 
 Var joined(const Var& a, const Var& b, int axis = 1) {
   return cat(std::vector<Var>{a, b}, axis);
-}
-
-// The first of a joint axis' parts, and the rest.
-std::pair<Var, Var> parted(const Var& x, int axis, int64_t first) {
-  return {slice(x, axis, 0, first), slice(x, axis, first, x.dim(axis))};
 }
 
 }  // namespace
@@ -50,11 +43,6 @@ FluxTransformer::FluxTransformer(const FluxConfig& config) : config_(config) {
   proj_out_ = Linear(root / "proj_out", width, c.out_channels);
 }
 
-void FluxTransformer::narrow() {
-  params_.narrow_weights();
-  compute = params_.device().is_cpu() ? DType::f32 : DType::bf16;
-}
-
 JointRotation FluxTransformer::rotation(const Var& txt_ids, const Var& img_ids) const {
   const Device device = params_.device();
   const Var text = axial_angles(txt_ids, config_.axes_dims_rope, kTheta),
@@ -80,8 +68,8 @@ Var FluxTransformer::forward(const FluxInputs& in) const {
 
 Var FluxTransformer::embedding(const Var& features, const Var& pooled) const {
   if (!config_.guidance_embeds) return add(timestep_embedder_(features), text_embedder_(pooled));
-  const auto [time, guidance] = parted(features, 1, kTimestepChannels);
-  return add(add(timestep_embedder_(time), guidance_embedder_(guidance)), text_embedder_(pooled));
+  const std::vector<Var> f = chunk(features, 1, 2);  // time, guidance
+  return add(add(timestep_embedder_(f[0]), guidance_embedder_(f[1])), text_embedder_(pooled));
 }
 
 void FluxTransformer::run(const FluxDoubleBlock& block, Var& x, Var& text, const Var& silu_temb,
@@ -90,16 +78,14 @@ void FluxTransformer::run(const FluxDoubleBlock& block, Var& x, Var& text, const
     block(x, text, silu_temb, at);
     return;
   }
-  // Both streams travel as one tensor: a checkpoint has one result.
-  const int64_t tokens = text.dim(1);
-  const Var both = checkpoint(
-      [&block, tokens, at](std::span<const Var> in) {
-        auto [c, y] = parted(in[0], 1, tokens);
-        block(y, c, in[1], at);
-        return joined(c, y);
+  const std::vector<Var> both = checkpoint(
+      [&block, at](std::span<const Var> in) {
+        Var y = in[0], c = in[1];
+        block(y, c, in[2], at);
+        return std::vector{y, c};
       },
-      {joined(text, x), silu_temb});
-  std::tie(text, x) = parted(both, 1, tokens);
+      {x, text, silu_temb});
+  x = both[0], text = both[1];
 }
 
 Var FluxTransformer::forward_features(const Var& hidden_states, const Var& features,
@@ -159,28 +145,23 @@ Linears FluxTransformer::linears() {
 }
 
 void FluxTransformer::zero_output_layers() {
-  std::vector<Linear*> layers{&norm_out_.linear, &proj_out_};
+  Linears layers{&norm_out_.linear, &proj_out_};
   for (FluxDoubleBlock& b : blocks_) {
     for (Linear* l : {&b.norm1.linear, &b.norm1_context.linear}) layers.push_back(l);
   }
   for (FluxSingleBlock& b : single_blocks_) layers.push_back(&b.norm.linear);
-  for (Linear* l : layers) {
-    l->weight.value().fill(0);
-    l->bias.value().fill(0);
-  }
+  zero(layers);
 }
 
 std::unique_ptr<FluxTransformer> FluxTransformer::load(const std::filesystem::path& folder,
                                                        bool keep_bf16) {
   auto model = std::make_unique<FluxTransformer>(FluxConfig::from_json(folder / "config.json"));
-  model->params_.load(folder, "diffusion_pytorch_model", {}, keep_bf16);
+  model->read_weights(folder, keep_bf16);
   return model;
 }
 
 void FluxTransformer::save(const std::filesystem::path& folder) const {
-  make_folders(folder);
-  save_safetensors(folder / "diffusion_pytorch_model.safetensors", params_.tensors(), {});
-  write_file(folder / "config.json", config_.to_json());
+  write(folder, config_.to_json());
 }
 
 }  // namespace parlo

@@ -42,11 +42,9 @@ struct FluxInputs {
   Var guidance = {};          // [B]; exactly where the configuration has guidance_embeds
 };
 
-class FluxTransformer {
+class FluxTransformer : public MmditBase {
  public:
   explicit FluxTransformer(const FluxConfig& config);
-  FluxTransformer(const FluxTransformer&) = delete;
-  FluxTransformer& operator=(const FluxTransformer&) = delete;
   // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
   static std::unique_ptr<FluxTransformer> load(const std::filesystem::path& folder,
                                                bool keep_bf16 = false);
@@ -64,19 +62,10 @@ class FluxTransformer {
   JointRotation rotation(const Var& txt_ids, const Var& img_ids) const;
 
   const FluxConfig& config() const { return config_; }
-  Params& params() { return params_; }
-  const Params& params() const { return params_; }
   Linears linears();
   // Zeroes the modulation and output layers, the usual start of a transformer trained from nothing:
   // every block is the identity and the first prediction is 0.
   void zero_output_layers();
-  // Recompute every block in the backward instead of keeping its inner values.
-  bool checkpoint_blocks = false;
-  // Frozen matrices become bf16, and on a GPU the activations between input and output as well
-  // (`compute`); statistics, softmax and adapters stay f32. Call it where the model will run.
-  void narrow();
-  // Of activations between input and output, which keep their own; bf16 needs a GPU.
-  DType compute = DType::f32;
 
  private:
   Var embedding(const Var& features, const Var& pooled_projections) const;
@@ -84,7 +73,6 @@ class FluxTransformer {
            const JointRotation& at) const;
 
   FluxConfig config_;
-  Params params_;
   Linear x_embedder_, context_embedder_;
   EmbeddingMlp timestep_embedder_, guidance_embedder_, text_embedder_;
   std::vector<FluxDoubleBlock> blocks_;

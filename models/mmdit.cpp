@@ -2,6 +2,9 @@
 
 #include <cmath>
 
+#include "tensor/file.h"
+#include "tensor/safetensors.h"
+
 #include "models/axial_rope.h"
 
 namespace parlo {
@@ -98,11 +101,36 @@ Var timestep_features(const Var& timestep) {
                 });
 }
 
+Tensor time_features(const std::vector<float>& times) {
+  return timestep_features(Var(Tensor::from(times, {static_cast<int64_t>(times.size())}))).value();
+}
+
 Tensor sigma_features(std::span<const double> sigmas, Device device) {
   std::vector<float> times;
   for (double s : sigmas) times.push_back(static_cast<float>(1000.0 * s));
-  const Shape shape{static_cast<int64_t>(times.size())};
-  return timestep_features(Var(Tensor::from(times, shape))).value().to(device);
+  return time_features(times).to(device);
+}
+
+void MmditBase::narrow() {
+  params_.narrow_weights();
+  compute = params_.device().is_cpu() ? DType::f32 : DType::bf16;
+}
+
+void MmditBase::read_weights(const std::filesystem::path& folder, bool keep_bf16) {
+  params_.load(folder, "diffusion_pytorch_model", {}, keep_bf16);
+}
+
+void MmditBase::write(const std::filesystem::path& folder, const std::string& config_json) const {
+  make_folders(folder);
+  save_safetensors(folder / "diffusion_pytorch_model.safetensors", params_.tensors(), {});
+  write_file(folder / "config.json", config_json);
+}
+
+void zero(const Linears& linears) {
+  for (Linear* l : linears) {
+    l->weight.value().fill(0);
+    l->bias.value().fill(0);
+  }
 }
 
 }  // namespace parlo

@@ -3,7 +3,9 @@
 // Parameter names are those of diffusers.
 #pragma once
 
+#include <filesystem>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "models/layers.h"
@@ -59,6 +61,34 @@ struct QkvStream {
   Out operator()(const Var& x, const Rotation& rotation = {}) const;
 };
 
+// What these transformers have beside their layers, which hold leaves of params().
+class MmditBase {
+ public:
+  MmditBase() = default;
+  MmditBase(const MmditBase&) = delete;
+  MmditBase& operator=(const MmditBase&) = delete;
+
+  Params& params() { return params_; }
+  const Params& params() const { return params_; }
+  // Frozen matrices become bf16, and on a GPU the activations between input and output as well
+  // (`compute`); statistics, softmax and adapters stay f32. Call it where the model will run.
+  void narrow();
+  // Recompute every block in the backward instead of keeping its inner values.
+  bool checkpoint_blocks = false;
+  // Of activations between input and output, which keep their own; bf16 needs a GPU.
+  DType compute = DType::f32;
+
+ protected:
+  // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
+  void read_weights(const std::filesystem::path& folder, bool keep_bf16);
+  void write(const std::filesystem::path& folder, const std::string& config_json) const;
+
+  Params params_;
+};
+
+// Weights and biases become 0.
+void zero(const Linears& linears);
+
 // Attention without a mask, scaled by 1 / sqrt(head size).
 AttentionArgs plain_attention(const Var& q);
 
@@ -66,7 +96,8 @@ AttentionArgs plain_attention(const Var& q);
 constexpr int64_t kTimestepChannels = 256;
 // Sinusoidal features of timesteps [B] -> [B, 256]: [cos, sin] of t * exp(-ln(1e4) j / 128).
 Var timestep_features(const Var& timestep);
-// Those of noise levels, t = 1000 sigma, on the device.
+// Those of given times, on the CPU; of noise levels, t = 1000 sigma, on the device.
+Tensor time_features(const std::vector<float>& times);
 Tensor sigma_features(std::span<const double> sigmas, Device device);
 
 }  // namespace parlo

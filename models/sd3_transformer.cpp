@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "tensor/file.h"
-#include "tensor/safetensors.h"
 #include "tensor/trace.h"
 
 namespace parlo {
@@ -104,11 +102,6 @@ Sd3Transformer::Sd3Transformer(const Sd3Config& config) : config_(config) {
   proj_out_ = Linear(root / "proj_out", width, c.patch_size * c.patch_size * c.out_channels);
 }
 
-void Sd3Transformer::narrow() {
-  params_.narrow_weights();
-  compute = params_.device().is_cpu() ? DType::f32 : DType::bf16;
-}
-
 Var Sd3Transformer::positions(int64_t height, int64_t width) const {
   const int64_t max = config_.pos_embed_max_size;
   CHECK(height <= max && width <= max, "Sd3Transformer: ", height, "x", width,
@@ -188,28 +181,23 @@ Linears Sd3Transformer::linears() {
 }
 
 void Sd3Transformer::zero_output_layers() {
-  std::vector<Linear*> layers{&norm_out_.linear, &proj_out_};
+  Linears layers{&norm_out_.linear, &proj_out_};
   for (Sd3Block& b : blocks_) {
     layers.push_back(&b.norm1.linear);
     layers.push_back(&b.norm1_context.linear);
   }
-  for (Linear* l : layers) {
-    l->weight.value().fill(0);
-    l->bias.value().fill(0);
-  }
+  zero(layers);
 }
 
 std::unique_ptr<Sd3Transformer> Sd3Transformer::load(const std::filesystem::path& folder,
                                                      bool keep_bf16) {
   auto model = std::make_unique<Sd3Transformer>(Sd3Config::from_json(folder / "config.json"));
-  model->params_.load(folder, "diffusion_pytorch_model", {}, keep_bf16);
+  model->read_weights(folder, keep_bf16);
   return model;
 }
 
 void Sd3Transformer::save(const std::filesystem::path& folder) const {
-  make_folders(folder);
-  save_safetensors(folder / "diffusion_pytorch_model.safetensors", params_.tensors(), {});
-  write_file(folder / "config.json", config_.to_json());
+  write(folder, config_.to_json());
 }
 
 }  // namespace parlo

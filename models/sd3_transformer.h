@@ -47,11 +47,9 @@ struct Sd3Block {
   void operator()(Var& x, Var& c, const Var& silu_temb) const;
 };
 
-class Sd3Transformer {
+class Sd3Transformer : public MmditBase {
  public:
   explicit Sd3Transformer(const Sd3Config& config);
-  Sd3Transformer(const Sd3Transformer&) = delete;
-  Sd3Transformer& operator=(const Sd3Transformer&) = delete;
   // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
   static std::unique_ptr<Sd3Transformer> load(const std::filesystem::path& folder,
                                               bool keep_bf16 = false);
@@ -66,25 +64,15 @@ class Sd3Transformer {
                        const Var& encoder_hidden_states, const Var& pooled_projections) const;
 
   const Sd3Config& config() const { return config_; }
-  Params& params() { return params_; }
-  const Params& params() const { return params_; }
   Linears linears();
   // Zeroes the modulation and output layers, the usual start of a transformer trained from nothing:
   // every block is the identity and the first prediction is 0.
   void zero_output_layers();
-  // Recompute every block in the backward instead of keeping its inner values.
-  bool checkpoint_blocks = false;
-  // Frozen matrices become bf16, and on a GPU the activations between input and output as well
-  // (`compute`); statistics, softmax and adapters stay f32. Call it where the model will run.
-  void narrow();
-  // Of activations between input and output, which keep their own; bf16 needs a GPU.
-  DType compute = DType::f32;
 
  private:
   Var positions(int64_t height, int64_t width) const;
 
   Sd3Config config_;
-  Params params_;
   PatchEmbed patch_embed_;
   Var pos_embed_;
   EmbeddingMlp timestep_embedder_, text_embedder_;
