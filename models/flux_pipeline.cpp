@@ -1,13 +1,10 @@
 #include "models/flux_pipeline.h"
 
-#include "models/json_config.h"
-
 namespace parlo {
 namespace {
 
 // Of a published pipeline without a given size, and of pixels as latents.
 constexpr int64_t kDefaultPixels = 1024, kDefaultPixelsWithoutVae = 32;
-constexpr int64_t kT5Tokens = 512;
 
 float rounded(float x, bool bf16) {
   return bf16 ? to_float(to_bf16(x)) : x;
@@ -69,7 +66,7 @@ FluxPipeline::FluxPipeline(FluxParts parts, const FluxSettings& settings)
 
 void FluxPipeline::place_tokens() {
   const Tensor image = image_ids(latent_shape_[1] / patch_, latent_shape_[2] / patch_);
-  at_ = parts_.transformer->rotation(Var(Tensor::zeros({parts_.text_tokens, 3})), Var(image));
+  at_ = parts_.transformer->rotation(Var(Tensor::zeros({parts_.text->tokens(), 3})), Var(image));
 }
 
 int64_t FluxPipeline::image_tokens() const {
@@ -105,31 +102,6 @@ std::vector<double> FluxPipeline::sigmas(int64_t steps) const {
   return parts_.schedule.sigmas(steps, image_tokens());
 }
 
-namespace {
-
-// The text encoders of a folder into `parts`, whose transformer is there.
-void load_text(const std::filesystem::path& folder, TextSettings settings, FluxParts& parts) {
-  const FluxConfig& c = parts.transformer->config();
-  const auto encoder = folder / "text_encoder";
-  if (!std::filesystem::exists(folder / "text_encoder_2")) {
-    const auto clip = ClipTowerConfig::from_json(JsonConfig(encoder / "config.json"));
-    if (clip.hidden_size == c.joint_attention_dim) {
-      // Small: it stays.
-      parts.text_tokens = clip.max_position_embeddings;
-      parts.text = std::make_unique<TextConditioning>(
-          std::shared_ptr<ClipTextModel>(ClipTextModel::load(encoder)),
-          std::make_shared<ClipTokenizer>(ClipTokenizer::load(folder / "tokenizer")), settings);
-      return;
-    }
-  }
-  if (settings.t5_tokens == 0) settings.t5_tokens = kT5Tokens;
-  parts.text_tokens = settings.t5_tokens;
-  parts.text = std::make_unique<TextConditioning>(TextRule::flux, folder, c.joint_attention_dim,
-                                                  c.pooled_projection_dim, settings);
-}
-
-}  // namespace
-
 std::unique_ptr<FluxPipeline> FluxPipeline::load(const std::filesystem::path& folder, Device device,
                                                  DType dtype, TextSettings text,
                                                  const FluxSettings& settings) {
@@ -140,7 +112,9 @@ std::unique_ptr<FluxPipeline> FluxPipeline::load(const std::filesystem::path& fo
   if (std::filesystem::exists(folder / "vae")) parts.vae = AutoencoderKl::load(folder / "vae");
   parts.transformer = FluxTransformer::load(folder / "transformer", dtype == DType::bf16);
   text.bf16 |= dtype == DType::bf16;
-  load_text(folder, text, parts);
+  const FluxConfig& c = parts.transformer->config();
+  parts.text = TextConditioning::load(TextRule::flux, folder, c.joint_attention_dim,
+                                      c.pooled_projection_dim, text);
   auto pipeline = std::make_unique<FluxPipeline>(std::move(parts), settings);
   pipeline->to(device);
   if (dtype == DType::bf16) pipeline->transformer().narrow();

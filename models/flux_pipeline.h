@@ -28,7 +28,6 @@ struct FluxSettings {
 struct FluxParts {
   std::unique_ptr<FluxTransformer> transformer;
   std::unique_ptr<TextConditioning> text;
-  int64_t text_tokens = 0;             // of every context
   std::shared_ptr<AutoencoderKl> vae;  // null for pixels
   FluxSchedule schedule = {};
 };

@@ -25,26 +25,6 @@ Sd3Pipeline::Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer,
         ", the autoencoder latent_channels = ", its, "; expected parts of one model");
 }
 
-namespace {
-
-std::unique_ptr<TextConditioning> load_text(const std::filesystem::path& folder,
-                                            const Sd3Config& config, const TextSettings& settings) {
-  const auto has = [&](const char* part) { return std::filesystem::exists(folder / part); };
-  const auto encoder = folder / "text_encoder";
-  const bool alone = !has("text_encoder_2") && !has("text_encoder_3");
-  if (alone && ClipTowerConfig::from_json(JsonConfig(encoder / "config.json")).hidden_size ==
-                   config.joint_attention_dim) {
-    // Small: it stays.
-    return std::make_unique<TextConditioning>(
-        std::shared_ptr<ClipTextModel>(ClipTextModel::load(encoder)),
-        std::make_shared<ClipTokenizer>(ClipTokenizer::load(folder / "tokenizer")), settings);
-  }
-  return std::make_unique<TextConditioning>(TextRule::sd3, folder, config.joint_attention_dim,
-                                            config.pooled_projection_dim, settings);
-}
-
-}  // namespace
-
 std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& folder, Device device,
                                                DType dtype, TextSettings text) {
   CHECK(std::filesystem::is_directory(folder), folder.string(),
@@ -52,9 +32,11 @@ std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& fold
   std::shared_ptr<AutoencoderKl> vae;
   if (std::filesystem::exists(folder / "vae")) vae = AutoencoderKl::load(folder / "vae");
   const JsonConfig scheduler(folder / "scheduler" / "scheduler_config.json");
-  auto transformer = Sd3Transformer::load(folder / "transformer");
+  auto transformer = Sd3Transformer::load(folder / "transformer", dtype == DType::bf16);
+  const Sd3Config& c = transformer->config();
   text.bf16 |= dtype == DType::bf16;
-  auto encoders = load_text(folder, transformer->config(), text);
+  auto encoders = TextConditioning::load(TextRule::sd3, folder, c.joint_attention_dim,
+                                         c.pooled_projection_dim, text);
   auto pipeline = std::make_unique<Sd3Pipeline>(std::move(transformer), std::move(encoders),
                                                 scheduler.number("shift", 1.0), vae);
   pipeline->to(device);

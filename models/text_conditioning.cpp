@@ -87,6 +87,29 @@ TextConditioning::TextConditioning(TextRule rule, const fs::path& folder, int64_
   if (!settings_.cache.empty()) disk_.emplace(settings_.cache, fingerprint());
 }
 
+std::unique_ptr<TextConditioning> TextConditioning::load(TextRule rule, const fs::path& folder,
+                                                         int64_t context_width,
+                                                         int64_t pooled_width,
+                                                         TextSettings settings) {
+  const fs::path encoder = folder / "text_encoder";
+  const bool alone = !is_there(folder / "text_encoder_2") && !is_there(folder / "text_encoder_3");
+  if (alone && ClipTowerConfig::from_json(JsonConfig(encoder / "config.json")).hidden_size ==
+                   context_width) {
+    return std::make_unique<TextConditioning>(
+        std::shared_ptr<ClipTextModel>(ClipTextModel::load(encoder)),
+        std::make_shared<ClipTokenizer>(ClipTokenizer::load(folder / "tokenizer")),
+        std::move(settings));
+  }
+  return std::make_unique<TextConditioning>(rule, folder, context_width, pooled_width,
+                                            std::move(settings));
+}
+
+int64_t TextConditioning::tokens() const {
+  if (rule_ == TextRule::flux) return t5_tokens();
+  const int64_t clip = (clip_[0] ? clip_[0] : clip_[1]).tokens();
+  return rule_ == TextRule::sd3 ? clip + t5_tokens() : clip;
+}
+
 TextConditioning::Clip TextConditioning::read_clip(const char* encoder,
                                                    const char* tokenizer) const {
   const fs::path at = folder_ / encoder;
@@ -175,8 +198,8 @@ void TextConditioning::run_clip(size_t which, const std::vector<std::string>& pr
 }
 
 Condition TextConditioning::assemble_sd3(const Encoded& e) const {
-  const int64_t tokens = clip_[0] ? clip_[0].tokens() : clip_[1].tokens();
-  const Shape shape{1, tokens + t5_tokens(), context_width_};
+  const int64_t clip_tokens = tokens() - t5_tokens();
+  const Shape shape{1, tokens(), context_width_};
   Condition out{Tensor::zeros(shape, DType::f32, device_),
                 Tensor::zeros({1, pooled_width_}, DType::f32, device_)};
   int64_t channel = 0, entry = 0;
@@ -188,13 +211,13 @@ Condition TextConditioning::assemble_sd3(const Encoded& e) const {
     CHECK(entry >= 0 && entry + entries <= pooled_width_, clip_[i].folder.string(),
           ": the pooled vector has ", entries, " entries, which do not fit into the ",
           "transformer's pooled_projection_dim = ", pooled_width_);
-    const Tensor rows = out.context.slice(1, 0, tokens);
+    const Tensor rows = out.context.slice(1, 0, clip_tokens);
     rows.slice(2, channel, channel + channels).copy_from(e.states[i]);
     out.pooled.slice(1, entry, entry + entries).copy_from(e.pooled[i]);
     channel += channels;
     entry += entries;
   }
-  if (t5_) out.context.slice(1, tokens, shape[1]).copy_from(e.t5);
+  if (t5_) out.context.slice(1, clip_tokens, shape[1]).copy_from(e.t5);
   return out;
 }
 

@@ -55,6 +55,14 @@ class TextConditioning {
   TextConditioning(TextRule rule, const std::filesystem::path& folder, int64_t context_width,
                    int64_t pooled_width, TextSettings settings = {});
 
+  // The encoders of a folder by the rule or, where text_encoder/ stands alone and is as wide as
+  // the context, that tower by the clip rule (the built-in world).
+  static std::unique_ptr<TextConditioning> load(TextRule rule, const std::filesystem::path& folder,
+                                                int64_t context_width, int64_t pooled_width,
+                                                TextSettings settings = {});
+
+  // Tokens of every context.
+  int64_t tokens() const;
   // One row a prompt; equal prompts have equal bits in any batch.
   Condition encode(std::span<const std::string> prompts);
   // Encodes what is not known yet, so that every encoder of a folder is loaded once; without any
