@@ -50,6 +50,7 @@ TEST_CASE("SD3: every prompt's condition is the reference's") {
   const Golden g("pipe_sd3_cases");
   TextConditioning text = sd3();
   const Condition c = text.encode(g.prompts);
+  CHECK(text.tokens() == c.context.dim(1));
   check_parity("context", c.context, g.conditioning.get("prompt_embeds"));
   check_parity("pooled", c.pooled, g.conditioning.get("pooled"));
   const Condition none = text.encode(Strings{""});
@@ -69,7 +70,9 @@ TEST_CASE("SD3: a missing encoder counts as zeros") {
   check_parity("no T5, pooled", no_t5.pooled, g.conditioning.get("no_t5.pooled"));
 
   copy_without(folder / "clip", {"text_encoder", "tokenizer"});
-  const Condition no_clip = sd3(folder / "clip").encode(first);
+  TextConditioning t5_alone = sd3(folder / "clip");
+  const Condition no_clip = t5_alone.encode(first);
+  CHECK(t5_alone.tokens() == no_clip.context.dim(1));
   const Tensor zeros = Tensor::zeros({1, 77, 16}), pooled_zeros = Tensor::zeros({1, 16});
   CHECK(same_bits(no_clip.context.slice(1, 0, 77).slice(2, 0, 16), zeros));
   CHECK(same_bits(no_clip.context.slice(2, 16, kWidth), whole.context.slice(2, 16, kWidth)));
@@ -86,6 +89,7 @@ TEST_CASE("FLUX: every prompt's condition is the reference's") {
   const Golden g("pipe_flux_cases");
   TextConditioning text(TextRule::flux, golden("pipe_flux"), kWidth, kFluxPooled, settings());
   const Condition c = text.encode(g.prompts);
+  CHECK(text.tokens() == c.context.dim(1));
   check_parity("context", c.context, g.conditioning.get("prompt_embeds"));
   check_parity("pooled", c.pooled, g.conditioning.get("pooled"));
 }
@@ -198,6 +202,7 @@ TEST_CASE("a tower alone gives its own states") {
   model->params().initialise(RandomKey(4));
   TextConditioning text(model, tokenizer);
   const Condition out = text.encode(Strings{"red"});
+  CHECK(text.tokens() == out.context.dim(1));
   const NoGrad guard;
   const Tensor ids = tokenizer->encode_batch({"red"}, config.max_position_embeddings);
   const ClipTextOutput o = model->tower().forward(model->tower().embed(ids), ids);
