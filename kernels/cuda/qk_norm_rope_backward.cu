@@ -125,8 +125,9 @@ class WeightSums {
   void prepare(int64_t items_of_block, HeadsArgs<T>& args) {
     for (size_t i = 0; i < parts_.size(); ++i) {
       if (!parts_[i].dweight) continue;
-      const int64_t blocks = ceil_div(args.parts[i].items, items_of_block);
-      rows_[i] = Tensor::empty({blocks, args.d}, DType::f32, parts_[i].dweight.device());
+      // Named: in a template, nvcc 13.0 makes a comma expression of a braced list in the call.
+      const Shape blocks = {ceil_div(args.parts[i].items, items_of_block), args.d};
+      rows_[i] = Tensor::empty(blocks, DType::f32, parts_[i].dweight.device());
       args.parts[i].sums = pointer<float>(rows_[i]);
     }
   }
