@@ -1,5 +1,3 @@
-#include <Eigen/SVD>
-
 #include "autograd/functions.h"
 #include "lora/merge_parts.h"
 #include "lora/merge_rules.h"
@@ -31,36 +29,21 @@ Matrix transposed_times(const Dense& d, const Matrix& x) {
   return out;
 }
 
-Matrix orthonormal(const Matrix& m) {
-  const Eigen::HouseholderQR<Matrix> qr(m);
-  return qr.householderQ() * Matrix::Identity(m.rows(), m.cols());
-}
-
-struct Svd {
-  Matrix u, v;
-  Eigen::VectorXd sigma;
-};
-
-Svd full_svd(const Matrix& m) {
-  const Eigen::BDCSVD<Matrix> svd(m, Eigen::ComputeThinU | Eigen::ComputeThinV);
-  return {svd.matrixU(), svd.matrixV(), svd.singularValues()};
-}
-
 // The leading triplets by subspace iteration (Halko, Martinsson, Tropp, arXiv 0909.4061).
 Svd leading_svd(const Dense& d, Eigen::Index rank) {
   const Eigen::Index width = std::min(rank + kOversample, std::min(d.rows(), d.cols()));
-  Matrix q = orthonormal(
-      times(d, to_matrix(random_normal(RandomKey(1).fold("cut_delta"), {d.cols(), width}))));
+  const RandomKey key = RandomKey(1).fold("cut_delta");
+  Matrix q = thin_qr(times(d, to_matrix(random_normal(key, {d.cols(), width})))).q;
   double kept = 0;
   for (int i = 0; i < kMaxIterations; ++i) {
-    const Matrix z = transposed_times(d, q);  // (Q' D)'
-    const Svd small = full_svd(triangle(z));
+    const Qr z = thin_qr(transposed_times(d, q));  // of (Q' D)'
+    const Svd small = thin_svd(z.r);
     const double now = small.sigma.head(std::min(rank, small.sigma.size())).squaredNorm();
     if (now - kept <= kGrowth * now || i + 1 == kMaxIterations) {
-      return {q * small.v, orthonormal(z) * small.u, small.sigma};
+      return {q * small.v, z.q * small.u, small.sigma};
     }
     kept = now;
-    q = orthonormal(times(d, orthonormal(z)));
+    q = thin_qr(times(d, z.q)).q;
   }
   return {};
 }
@@ -72,7 +55,7 @@ CutDelta cut_delta(const Tensor& delta, int64_t rank) {
   const Tensor values = delta.to(DType::f64).contiguous();
   const Dense d(values.data<double>(), delta.dim(0), delta.dim(1));
   const bool small = std::min(d.rows(), d.cols()) <= kFullSvd;
-  const Svd svd = small ? full_svd(d) : leading_svd(d, rank);
+  const Svd svd = small ? thin_svd(d) : leading_svd(d, rank);
   const Eigen::Index kept = std::min<Eigen::Index>(rank, svd.sigma.size());
   const Eigen::VectorXd root = svd.sigma.head(kept).cwiseSqrt();
   // Zero columns and rows fill up to the asked rank.

@@ -53,20 +53,16 @@ LowRankMerge merge_svd(std::span<const WeightedAdapter> adapters, int64_t rank, 
   std::vector<double> discarded(names.size()), total(names.size());
   for_modules(names.size(), [&](size_t i) {
     const Factors f = stack(parts_of(adapters, names[i]), 1);
-    const Eigen::HouseholderQR<Matrix> qr_b(f.b), qr_a(f.a.transpose());
-    const Matrix core = triangle(f.b) * triangle(f.a.transpose()).transpose();
-    const Eigen::JacobiSVD<Matrix> svd(core, Eigen::ComputeThinU | Eigen::ComputeThinV);
-    const auto& sigma = svd.singularValues();
-    const Eigen::Index kept = std::min<Eigen::Index>(rank, sigma.size());
-    total[i] = sigma.squaredNorm();
-    discarded[i] = sigma.tail(sigma.size() - kept).squaredNorm();
+    const Qr qr_b = thin_qr(f.b), qr_a = thin_qr(f.a.transpose());
+    const Svd svd = thin_svd(qr_b.r * qr_a.r.transpose());
+    const Eigen::Index kept = std::min<Eigen::Index>(rank, svd.sigma.size());
+    total[i] = svd.sigma.squaredNorm();
+    discarded[i] = svd.sigma.tail(svd.sigma.size() - kept).squaredNorm();
     // Zero columns and rows fill up to the asked rank.
     Matrix u = Matrix::Zero(f.b.rows(), rank), v = Matrix::Zero(f.a.cols(), rank);
-    const Eigen::VectorXd root = (sigma.head(kept) / scale).cwiseSqrt();
-    u.topLeftCorner(core.rows(), kept) = svd.matrixU().leftCols(kept) * root.asDiagonal();
-    v.topLeftCorner(core.cols(), kept) = svd.matrixV().leftCols(kept) * root.asDiagonal();
-    u = (qr_b.householderQ() * u).eval();
-    v = (qr_a.householderQ() * v).eval();
+    const Eigen::VectorXd root = (svd.sigma.head(kept) / scale).cwiseSqrt();
+    u.leftCols(kept) = qr_b.q * (svd.u.leftCols(kept) * root.asDiagonal());
+    v.leftCols(kept) = qr_a.q * (svd.v.leftCols(kept) * root.asDiagonal());
     pairs[i] = {to_tensor(v.transpose()), to_tensor(u), scale};
   });
   LowRankMerge out;

@@ -71,12 +71,6 @@ Factors stack(const std::vector<MergePart>& parts, double scale) {
   return out;
 }
 
-Matrix triangle(const Matrix& m) {
-  const Eigen::Index k = std::min(m.rows(), m.cols());
-  const Matrix packed = Eigen::HouseholderQR<Matrix>(m).matrixQR().topRows(k);
-  return packed.triangularView<Eigen::Upper>();
-}
-
 double product_norm(const Factors& f) {
   return (triangle(f.b) * triangle(f.a.transpose()).transpose()).norm();
 }

@@ -1,17 +1,15 @@
 // What the merges share: an adapter's factors of one module as f64 matrices; not for anyone else.
 #pragma once
 
-#include <Eigen/Dense>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "lora/decompositions.h"
 #include "lora/merge.h"
 #include "tensor/parallel.h"
 
 namespace parlo {
-
-using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 Matrix to_matrix(const Tensor& t);
 Tensor to_tensor(const Matrix& m, DType dtype = DType::f32);
@@ -35,9 +33,6 @@ double common_scale(const std::vector<MergePart>& parts);
 
 // Stacked factors whose product is the weighted sum divided by `scale`.
 Factors stack(const std::vector<MergePart>& parts, double scale);
-
-// R of a thin QR; |m x| = |R x| for every x.
-Matrix triangle(const Matrix& m);
 
 // |b a|, Frobenius.
 double product_norm(const Factors& f);
