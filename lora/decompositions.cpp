@@ -20,7 +20,9 @@ Qr thin_qr(const Matrix& m) {
   return {std::move(q), upper(qr)};
 }
 
-Matrix triangle(const Matrix& m) { return upper(Eigen::HouseholderQR<Matrix>(m)); }
+Matrix triangle(const Matrix& m) {
+  return upper(Eigen::HouseholderQR<Matrix>(m));
+}
 
 Svd thin_svd(const Matrix& m) {
   const Eigen::BDCSVD<Eigen::MatrixXd> svd(m, Eigen::ComputeThinU | Eigen::ComputeThinV);

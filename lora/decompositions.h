@@ -8,7 +8,8 @@ namespace parlo {
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// m [R, C] = q r, with k = min(R, C): q [R, k] has orthonormal columns, r [k, C] is upper triangular.
+// m [R, C] = q r, with k = min(R, C): q [R, k] has orthonormal columns, r [k, C] is upper
+// triangular.
 struct Qr {
   Matrix q, r;
 };
