@@ -1,5 +1,7 @@
 #include "autograd/functions.h"
 
+#include <algorithm>
+
 #include "autograd/ops/shared.h"
 #include "kernels/dispatch.h"
 #include "kernels/elementwise.h"
@@ -23,9 +25,17 @@ Tensor random_uniform(RandomKey key, const Shape& shape, Device device) {
 }
 
 bool all_finite(const Tensor& x) {
+  if (x.device().is_meta()) return true;
   const bool floating = x.dtype() == DType::f32 || x.dtype() == DType::f64;
-  const Tensor t = (floating ? x : x.to(DType::f32)).contiguous();
-  return t.device().is_meta() || DISPATCH(t.device(), all_finite(t));
+  if (floating) return DISPATCH(x.device(), all_finite(x.contiguous()));
+  // In pieces: a copy of large weights in f32 would double them.
+  constexpr int64_t kPiece = int64_t{1} << 18;
+  const Tensor flat = x.reshape({-1});
+  for (int64_t at = 0; at < flat.numel(); at += kPiece) {
+    const Tensor piece = flat.slice(0, at, std::min(at + kPiece, flat.numel())).to(DType::f32);
+    if (!DISPATCH(x.device(), all_finite(piece))) return false;
+  }
+  return true;
 }
 
 double sum_squares(const Tensor& x) {

@@ -168,19 +168,22 @@ Linears AutoencoderKl::linears() {
   return out;
 }
 
-std::unique_ptr<AutoencoderKl> AutoencoderKl::load(const std::filesystem::path& folder) {
+std::unique_ptr<AutoencoderKl> AutoencoderKl::load(const std::filesystem::path& folder,
+                                                   const Placement& to) {
   auto model =
       std::make_unique<AutoencoderKl>(AutoencoderKlConfig::from_json(folder / "config.json"));
   const SafeTensors file = SafeTensors::open_sharded(folder, "diffusion_pytorch_model");
-  model->params_.assign(folder.string(), autoencoder_kl_tensors(file, model->config().levels()));
+  model->params_.load(file, folder.string(), autoencoder_kl_tensors(file, model->config().levels()),
+                      to);
   return model;
 }
 
 std::unique_ptr<AutoencoderKl> AutoencoderKl::load_file(const std::filesystem::path& file,
-                                                        const AutoencoderKlConfig& config) {
+                                                        const AutoencoderKlConfig& config,
+                                                        const Placement& to) {
   auto model = std::make_unique<AutoencoderKl>(config);
-  model->params_.assign(file.string(),
-                        autoencoder_kl_tensors(SafeTensors::open(file), config.levels()));
+  const SafeTensors tensors = SafeTensors::open(file);
+  model->params_.load(tensors, file.string(), autoencoder_kl_tensors(tensors, config.levels()), to);
   return model;
 }
 

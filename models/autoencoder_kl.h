@@ -71,11 +71,13 @@ class AutoencoderKl {
   AutoencoderKl(const AutoencoderKl&) = delete;
   AutoencoderKl& operator=(const AutoencoderKl&) = delete;
   // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
-  static std::unique_ptr<AutoencoderKl> load(const std::filesystem::path& folder);
+  static std::unique_ptr<AutoencoderKl> load(const std::filesystem::path& folder,
+                                             const Placement& to = {});
   // A file with names of either kind, the autoencoder alone (ae.safetensors) or within a whole
   // model's checkpoint, under first_stage_model. or vae.
   static std::unique_ptr<AutoencoderKl> load_file(const std::filesystem::path& file,
-                                                  const AutoencoderKlConfig& config);
+                                                  const AutoencoderKlConfig& config,
+                                                  const Placement& to = {});
   void save(const std::filesystem::path& folder) const;
 
   // images [B, in_channels, H, W] in [-1, 1], H and W at least downscale(); a rest that does not
@@ -116,7 +118,7 @@ class AutoencoderKl {
 // The tensors of an autoencoder in a file under the names above: a prefix is cut off, names of the
 // original repositories and of old diffusers versions are translated, 1x1 convolutions that are
 // linears here lose their last axes. Other names stay, so that a strict loader can list them.
-NamedTensors autoencoder_kl_tensors(const SafeTensors& file, int64_t levels);
+std::vector<StoredTensor> autoencoder_kl_tensors(const SafeTensors& file, int64_t levels);
 // A single name.
 std::string autoencoder_kl_name(const std::string& name, int64_t levels);
 

@@ -67,17 +67,17 @@ std::string autoencoder_kl_name(const std::string& given, int64_t levels) {
   return name;
 }
 
-NamedTensors autoencoder_kl_tensors(const SafeTensors& file, int64_t levels) {
+std::vector<StoredTensor> autoencoder_kl_tensors(const SafeTensors& file, int64_t levels) {
   const std::string_view prefix = prefix_of(file);
-  NamedTensors out;
+  std::vector<StoredTensor> out;
   for (const std::string& full : file.names()) {
     if (!full.starts_with(prefix)) continue;  // another part of the whole model
     const std::string name = autoencoder_kl_name(full.substr(prefix.size()), levels);
-    Tensor value = file.get(full);
-    if (is_linear(name) && value.rank() == 4 && value.dim(2) == 1 && value.dim(3) == 1) {
-      value = value.view({value.dim(0), value.dim(1)});
+    Shape shape = file.info(full).shape;
+    if (is_linear(name) && shape.rank() == 4 && shape[2] == 1 && shape[3] == 1) {
+      shape = {shape[0], shape[1]};
     }
-    out.emplace_back(name, value);
+    out.push_back({name, full, shape});
   }
   return out;
 }

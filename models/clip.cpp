@@ -231,6 +231,16 @@ std::string omitted_prefix(const SafeTensors& file, const std::string& prefix) {
   return prefix;
 }
 
+// A file's tensors under the names of the parameters, which have a prefix that the file leaves out.
+std::vector<StoredTensor> stored_behind(const SafeTensors& file, const std::string& omitted,
+                                        const Params& params) {
+  std::vector<StoredTensor> out = stored_by_name(file);
+  for (StoredTensor& s : out) {
+    if (params.contains(omitted + s.name)) s.name = omitted + s.name;
+  }
+  return out;
+}
+
 // An adapter for such a checkpoint names its modules without the prefix as well.
 void drop_prefix(const Linears& linears, const std::string& prefix) {
   for (Linear* l : linears) {
@@ -240,9 +250,10 @@ void drop_prefix(const Linears& linears, const std::string& prefix) {
 
 }  // namespace
 
-std::unique_ptr<ClipModel> ClipModel::load(const std::filesystem::path& folder) {
+std::unique_ptr<ClipModel> ClipModel::load(const std::filesystem::path& folder,
+                                           const Placement& to) {
   auto model = std::make_unique<ClipModel>(ClipConfig::from_json(folder / "config.json"));
-  model->params_.load(folder, "model", kIgnored);
+  model->params_.load(folder, "model", to, kIgnored);
   return model;
 }
 
@@ -255,12 +266,14 @@ void ClipModel::save(const std::filesystem::path& folder) const {
 ClipTextModel::ClipTextModel(const ClipTowerConfig& config, bool with_projection)
     : tower_(Scope(params_), config, with_projection) {}
 
-std::unique_ptr<ClipTextModel> ClipTextModel::load(const std::filesystem::path& folder) {
+std::unique_ptr<ClipTextModel> ClipTextModel::load(const std::filesystem::path& folder,
+                                                   const Placement& to) {
   const auto config = ClipTowerConfig::from_json(JsonConfig(folder / "config.json"));
   const SafeTensors file = SafeTensors::open_sharded(folder, "model");
   const std::string omitted = omitted_prefix(file, "text_model.");
   auto model = std::make_unique<ClipTextModel>(config, file.contains("text_projection.weight"));
-  model->params_.load(folder, "model", kIgnored, false, omitted);
+  model->params_.load(file, folder.string(), stored_behind(file, omitted, model->params_), to,
+                      kIgnored);
   drop_prefix(model->linears(), omitted);
   return model;
 }
@@ -282,12 +295,14 @@ void ClipTextModel::save(const std::filesystem::path& folder) const {
 ClipVisionModel::ClipVisionModel(const ClipTowerConfig& config, bool with_projection)
     : tower_(Scope(params_), config, with_projection) {}
 
-std::unique_ptr<ClipVisionModel> ClipVisionModel::load(const std::filesystem::path& folder) {
+std::unique_ptr<ClipVisionModel> ClipVisionModel::load(const std::filesystem::path& folder,
+                                                       const Placement& to) {
   const auto config = ClipTowerConfig::from_json(JsonConfig(folder / "config.json"));
   const SafeTensors file = SafeTensors::open_sharded(folder, "model");
   const std::string omitted = omitted_prefix(file, "vision_model.");
   auto model = std::make_unique<ClipVisionModel>(config, file.contains("visual_projection.weight"));
-  model->params_.load(folder, "model", kIgnored, false, omitted);
+  model->params_.load(file, folder.string(), stored_behind(file, omitted, model->params_), to,
+                      kIgnored);
   drop_prefix(model->linears(), omitted);
   return model;
 }

@@ -119,7 +119,8 @@ class ClipModel {
   explicit ClipModel(const ClipConfig& config);
   ClipModel(const ClipModel&) = delete;
   ClipModel& operator=(const ClipModel&) = delete;
-  static std::unique_ptr<ClipModel> load(const std::filesystem::path& folder);
+  static std::unique_ptr<ClipModel> load(const std::filesystem::path& folder,
+                                         const Placement& to = {});
   void save(const std::filesystem::path& folder) const;
 
   // Normalised embeddings.
@@ -148,7 +149,8 @@ class ClipTextModel {
  public:
   ClipTextModel(const ClipTowerConfig& config, bool with_projection);
   // with_projection is read from the file: a text_projection.weight or none.
-  static std::unique_ptr<ClipTextModel> load(const std::filesystem::path& folder);
+  static std::unique_ptr<ClipTextModel> load(const std::filesystem::path& folder,
+                                             const Placement& to = {});
   // The text tower of a whole CLIP; shares its tensors.
   static std::unique_ptr<ClipTextModel> of(ClipModel& clip);
   void save(const std::filesystem::path& folder) const;
@@ -164,7 +166,8 @@ class ClipTextModel {
 class ClipVisionModel {
  public:
   ClipVisionModel(const ClipTowerConfig& config, bool with_projection);
-  static std::unique_ptr<ClipVisionModel> load(const std::filesystem::path& folder);
+  static std::unique_ptr<ClipVisionModel> load(const std::filesystem::path& folder,
+                                               const Placement& to = {});
   const ClipVision& tower() const { return tower_; }
   Linears linears();
   Params& params() { return params_; }

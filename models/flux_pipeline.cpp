@@ -109,8 +109,9 @@ std::unique_ptr<FluxPipeline> FluxPipeline::load(const std::filesystem::path& fo
         ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
   FluxParts parts;
   parts.schedule = FluxSchedule::from_json(folder / "scheduler" / "scheduler_config.json");
-  if (std::filesystem::exists(folder / "vae")) parts.vae = AutoencoderKl::load(folder / "vae");
-  parts.transformer = FluxTransformer::load(folder / "transformer", dtype == DType::bf16);
+  if (std::filesystem::exists(folder / "vae"))
+    parts.vae = AutoencoderKl::load(folder / "vae", {device});
+  parts.transformer = FluxTransformer::load(folder / "transformer", {device, dtype});
   text.bf16 |= dtype == DType::bf16;
   const FluxConfig& c = parts.transformer->config();
   parts.text = TextConditioning::load(TextRule::flux, folder, c.joint_attention_dim,

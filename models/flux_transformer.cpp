@@ -154,9 +154,9 @@ void FluxTransformer::zero_output_layers() {
 }
 
 std::unique_ptr<FluxTransformer> FluxTransformer::load(const std::filesystem::path& folder,
-                                                       bool keep_bf16) {
+                                                       const Placement& to) {
   auto model = std::make_unique<FluxTransformer>(FluxConfig::from_json(folder / "config.json"));
-  model->read_weights(folder, keep_bf16);
+  model->read_weights(folder, to);
   return model;
 }
 

@@ -47,7 +47,7 @@ class FluxTransformer : public MmditBase {
   explicit FluxTransformer(const FluxConfig& config);
   // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
   static std::unique_ptr<FluxTransformer> load(const std::filesystem::path& folder,
-                                               bool keep_bf16 = false);
+                                               const Placement& to = {});
   void save(const std::filesystem::path& folder) const;
 
   // -> sample [B, N, out_channels]

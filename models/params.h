@@ -16,6 +16,31 @@
 
 namespace parlo {
 
+// Where loaded values go, and as what: matrices and kernels (rank 2 and 4) may be bf16, the rest is
+// f32 whatever the file holds.
+struct Placement {
+  Device device = {};
+  DType matrices = DType::f32;
+};
+
+// What Placement::matrices is about.
+inline bool is_matrix(const Shape& shape) {
+  return shape.rank() == 2 || shape.rank() == 4;
+}
+
+// Where a file has a parameter: the rows from `begin` on of the tensor `source`, which may hold
+// several parameters.
+struct StoredTensor {
+  std::string name;    // the parameter's
+  std::string source;  // the file's
+  Shape shape;         // as the parameter should have it
+  int64_t begin = 0;
+  bool swaps_halves = false;  // the second half of the rows comes first
+};
+
+// Every tensor of a file under its own name.
+std::vector<StoredTensor> stored_by_name(const SafeTensors& file);
+
 // How a parameter starts when it is not loaded: normal(0, std), or a constant when std == 0.
 struct Init {
   double std = 0.0;
@@ -34,21 +59,24 @@ class Params {
   Var declare(const std::string& name, const Shape& shape, Init init);
   // Draws every parameter from key.fold(name): independent of the order of declaration.
   void initialise(RandomKey key);
-  // Reads a folder or file of safetensors (sharded or not, base name as `base`). Names that end
-  // with one of `ignored` suffixes may be extra. Values become f32, unless keep_bf16 lets bf16
-  // matrices stay as they are. The file's names lack the prefix `omitted`, where ours have it.
-  void load(const std::filesystem::path& path, const std::string& base,
-            const std::vector<std::string>& ignored = {}, bool keep_bf16 = false,
-            const std::string& omitted = {});
-  // The same from tensors that were read, and perhaps renamed, elsewhere; `where` names their
-  // origin in an Error.
-  void assign(const std::string& where, const NamedTensors& tensors,
-              const std::vector<std::string>& ignored = {}, bool keep_bf16 = false);
+  // Reads every parameter from a file, in the order of its bytes and straight to where it goes: no
+  // second copy on the host, and none at all where the file's bytes serve as they are (CPU, equal
+  // dtypes). `stored` says where they are; names that end with one of `ignored` may be extra.
+  // `where` names the file in an Error, which lists all that does not fit before anything is read.
+  void load(const SafeTensors& file, const std::string& where,
+            const std::vector<StoredTensor>& stored, const Placement& to = {},
+            const std::vector<std::string>& ignored = {});
+  // The same from a folder or file of safetensors (sharded or not, base name as `base`) with the
+  // parameters' own names.
+  void load(const std::filesystem::path& path, const std::string& base, const Placement& to = {},
+            const std::vector<std::string>& ignored = {});
   // Names and values in order of declaration.
   NamedTensors tensors() const;
   std::vector<NamedVar> vars() const;
   Var at(const std::string& name) const;
   bool contains(const std::string& name) const { return index_.count(name) > 0; }
+  // As declared; error for other names.
+  const Shape& shape(const std::string& name) const;
   int64_t count() const;  // elements
   // Moves every value; leaves keep their identity.
   void to(Device device);
@@ -64,6 +92,11 @@ class Params {
     Init init;
     Var var;
   };
+  const Entry& entry(const std::string& name) const;
+  std::vector<StoredTensor> matched(const std::string& where,
+                                    const std::vector<StoredTensor>& stored,
+                                    const std::vector<std::string>& ignored) const;
+
   std::vector<Entry> entries_;
   std::unordered_map<std::string, size_t> index_;
 };

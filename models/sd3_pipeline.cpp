@@ -30,9 +30,9 @@ std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& fold
   CHECK(std::filesystem::is_directory(folder), folder.string(),
         ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
   std::shared_ptr<AutoencoderKl> vae;
-  if (std::filesystem::exists(folder / "vae")) vae = AutoencoderKl::load(folder / "vae");
+  if (std::filesystem::exists(folder / "vae")) vae = AutoencoderKl::load(folder / "vae", {device});
   const JsonConfig scheduler(folder / "scheduler" / "scheduler_config.json");
-  auto transformer = Sd3Transformer::load(folder / "transformer", dtype == DType::bf16);
+  auto transformer = Sd3Transformer::load(folder / "transformer", {device, dtype});
   const Sd3Config& c = transformer->config();
   text.bf16 |= dtype == DType::bf16;
   auto encoders = TextConditioning::load(TextRule::sd3, folder, c.joint_attention_dim,

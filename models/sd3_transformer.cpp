@@ -190,9 +190,9 @@ void Sd3Transformer::zero_output_layers() {
 }
 
 std::unique_ptr<Sd3Transformer> Sd3Transformer::load(const std::filesystem::path& folder,
-                                                     bool keep_bf16) {
+                                                     const Placement& to) {
   auto model = std::make_unique<Sd3Transformer>(Sd3Config::from_json(folder / "config.json"));
-  model->read_weights(folder, keep_bf16);
+  model->read_weights(folder, to);
   return model;
 }
 

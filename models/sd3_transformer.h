@@ -52,7 +52,7 @@ class Sd3Transformer : public MmditBase {
   explicit Sd3Transformer(const Sd3Config& config);
   // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
   static std::unique_ptr<Sd3Transformer> load(const std::filesystem::path& folder,
-                                              bool keep_bf16 = false);
+                                              const Placement& to = {});
   void save(const std::filesystem::path& folder) const;
 
   // hidden_states [B, C, H, W], timestep [B] in 0..1000, encoder_hidden_states [B, T, joint],

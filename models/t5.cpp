@@ -174,13 +174,14 @@ Linears T5EncoderModel::linears() {
 }
 
 std::unique_ptr<T5EncoderModel> T5EncoderModel::load(const std::filesystem::path& folder,
-                                                     bool keep_bf16) {
+                                                     const Placement& to) {
   const auto config = T5Config::from_json(JsonConfig(folder / "config.json"));
   // One table under either name, or under both.
   const std::string tied = "encoder.embed_tokens";
-  const bool shared = SafeTensors::open_sharded(folder, "model").contains("shared.weight");
+  const SafeTensors file = SafeTensors::open_sharded(folder, "model");
+  const bool shared = file.contains("shared.weight");
   auto model = std::make_unique<T5EncoderModel>(config, shared ? "shared" : tied);
-  model->params_.load(folder, "model", {tied + ".weight"}, keep_bf16);
+  model->params_.load(file, folder.string(), stored_by_name(file), to, {tied + ".weight"});
   return model;
 }
 

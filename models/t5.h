@@ -57,10 +57,10 @@ class T5EncoderModel {
   explicit T5EncoderModel(const T5Config& config, const std::string& embeddings = "shared");
   T5EncoderModel(const T5EncoderModel&) = delete;
   T5EncoderModel& operator=(const T5EncoderModel&) = delete;
-  // keep_bf16: matrices stored in bf16 stay so; linears then round their inputs, while sums and the
-  // residual stream are f32 (which T5 needs: fp16 overflows in it).
+  // With bf16 matrices linears round their inputs, while sums and the residual stream are f32
+  // (which T5 needs: fp16 overflows in it).
   static std::unique_ptr<T5EncoderModel> load(const std::filesystem::path& folder,
-                                              bool keep_bf16 = false);
+                                              const Placement& to = {});
   void save(const std::filesystem::path& folder) const;
 
   // ids [B, T] i64 -> token embeddings [B, T, C], f32.

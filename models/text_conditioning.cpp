@@ -184,8 +184,7 @@ void TextConditioning::run_clip(size_t which, const std::vector<std::string>& pr
   const Clip& clip = clip_[which];
   if (!clip) return;
   std::shared_ptr<ClipTextModel> model = clip.resident;
-  if (!model) model = ClipTextModel::load(clip.folder);
-  model->params().to(device_);
+  if (!model) model = ClipTextModel::load(clip.folder, {device_});
   const ClipText& tower = model->tower();
   for (size_t p = 0; p < prompts.size(); ++p) {
     const Tensor ids = clip.tokenizer->encode_batch({prompts[p]}, clip.tokens());
@@ -264,9 +263,7 @@ void TextConditioning::encode_missing(std::span<const std::string> prompts) {
   for (size_t i = 0; i < 2; ++i) run_clip(i, missing, encoded);
   std::unique_ptr<T5EncoderModel> t5;
   if (t5_) {
-    t5 = T5EncoderModel::load(t5_.folder, settings_.bf16);
-    if (settings_.bf16) t5->params().narrow_weights();
-    t5->params().to(device_);
+    t5 = T5EncoderModel::load(t5_.folder, {device_, settings_.bf16 ? DType::bf16 : DType::f32});
   }
   // T5's states are the large part: each prompt's leave at once.
   for (size_t p = 0; p < missing.size(); ++p) {

@@ -60,6 +60,9 @@ class MappedFile {
 
   const std::byte* data() const { return static_cast<const std::byte*>(data_); }
   size_t size() const { return size_; }
+  // Takes the whole pages of these bytes out of the process's memory; the system's cache of the
+  // file keeps them, and they come back when touched.
+  void release(size_t begin, size_t bytes) const;
 
  private:
   void* data_ = nullptr;

@@ -221,6 +221,11 @@ Tensor SafeTensors::get(const std::string& name) const {
   return copy;
 }
 
+void SafeTensors::release(const std::string& name) const {
+  const Info& i = info(name);
+  maps_[static_cast<size_t>(i.file)]->release(i.offset, i.bytes);
+}
+
 std::map<std::string, std::string> safetensors_format::read_weight_map(const fs::path& index) {
   const json content = parse_unique(read_file(index), index);
   CHECK(content.is_object() && content.contains("weight_map") && content["weight_map"].is_object(),

@@ -46,6 +46,9 @@ class SafeTensors {
   // Throws Error naming the tensor and the file(s).
   const Info& info(const std::string& name) const;
   Tensor get(const std::string& name) const;
+  // Takes the tensor's pages out of this process's memory once it was copied; they are read again
+  // when touched.
+  void release(const std::string& name) const;
   // __metadata__ of a single file; empty for a sharded one.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::vector<std::filesystem::path>& files() const { return paths_; }

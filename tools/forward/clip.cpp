@@ -34,7 +34,8 @@ void add_states(const std::vector<Var>& states, ForwardResult& r) {
 
 ForwardResult run_text(const ForwardRequest& request, bool projected) {
   ForwardResult r;
-  const std::shared_ptr<ClipTextModel> model = ClipTextModel::load(request.checkpoint);
+  const std::shared_ptr<ClipTextModel> model =
+      ClipTextModel::load(request.checkpoint, {request.device});
   r.model = model;
   const ClipText& tower = model->tower();
   const Inputs in(request.inputs, text_inputs(tower.config(), "B"), request.grads);
@@ -68,7 +69,8 @@ ForwardResult forward_clip_text_with_projection(const ForwardRequest& request) {
 
 ForwardResult forward_clip_vision(const ForwardRequest& request) {
   ForwardResult r;
-  const std::shared_ptr<ClipVisionModel> model = ClipVisionModel::load(request.checkpoint);
+  const std::shared_ptr<ClipVisionModel> model =
+      ClipVisionModel::load(request.checkpoint, {request.device});
   r.model = model;
   const Inputs in(request.inputs, {pixel_input(model->tower().config(), "B")}, request.grads);
   prepare_model(request, model->params(), model->linears(), r);
@@ -83,7 +85,7 @@ ForwardResult forward_clip_vision(const ForwardRequest& request) {
 
 ForwardResult forward_clip(const ForwardRequest& request) {
   ForwardResult r;
-  const std::shared_ptr<ClipModel> model = ClipModel::load(request.checkpoint);
+  const std::shared_ptr<ClipModel> model = ClipModel::load(request.checkpoint, {request.device});
   r.model = model;
   std::vector<InputSpec> specs = text_inputs(model->config().text, "texts");
   specs.push_back(pixel_input(model->config().vision, "images"));

@@ -19,6 +19,8 @@ struct ForwardRequest {
   bool grads = false;
   bool bf16 = false;  // weights of linears rounded to bf16
   Device device;
+
+  Placement placement() const { return {device, bf16 ? DType::bf16 : DType::f32}; }
 };
 
 struct ForwardResult {

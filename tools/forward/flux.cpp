@@ -7,7 +7,7 @@ namespace parlo {
 ForwardResult forward_flux(const ForwardRequest& request) {
   ForwardResult r;
   const std::shared_ptr<FluxTransformer> model =
-      FluxTransformer::load(request.checkpoint, request.bf16);
+      FluxTransformer::load(request.checkpoint, request.placement());
   r.model = model;
   const FluxConfig& c = model->config();
   const auto axes = static_cast<int64_t>(c.axes_dims_rope.size());

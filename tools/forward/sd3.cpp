@@ -7,7 +7,7 @@ namespace parlo {
 ForwardResult forward_sd3(const ForwardRequest& request) {
   ForwardResult r;
   const std::shared_ptr<Sd3Transformer> model =
-      Sd3Transformer::load(request.checkpoint, request.bf16);
+      Sd3Transformer::load(request.checkpoint, request.placement());
   r.model = model;
   const Sd3Config& c = model->config();
   const int64_t patch = c.patch_size, most = patch * c.pos_embed_max_size;

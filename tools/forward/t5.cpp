@@ -32,7 +32,8 @@ Var embeds_leaf(const ForwardRequest& request, const Inputs& in, const T5Encoder
 
 ForwardResult forward_t5_encoder(const ForwardRequest& request) {
   ForwardResult r;
-  const std::shared_ptr<T5EncoderModel> model = T5EncoderModel::load(request.checkpoint);
+  const std::shared_ptr<T5EncoderModel> model =
+      T5EncoderModel::load(request.checkpoint, {request.device});
   r.model = model;
   const Inputs in(request.inputs, inputs_of(model->config()), request.grads);
   prepare_model(request, model->params(), model->linears(), r);

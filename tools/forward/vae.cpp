@@ -12,7 +12,8 @@ namespace {
 using Kind = InputSpec::Kind;
 
 std::shared_ptr<AutoencoderKl> load(const ForwardRequest& request, ForwardResult& r) {
-  const std::shared_ptr<AutoencoderKl> model = AutoencoderKl::load(request.checkpoint);
+  const std::shared_ptr<AutoencoderKl> model =
+      AutoencoderKl::load(request.checkpoint, {request.device});
   r.model = model;
   prepare_model(request, model->params(), model->linears(), r);
   return model;
