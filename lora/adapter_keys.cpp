@@ -1,6 +1,6 @@
 #include "lora/adapter_keys.h"
 
-#include "lora/names.h"
+#include "models/original_names.h"
 
 namespace parlo {
 namespace {

@@ -13,8 +13,8 @@
 #include <string>
 #include <string_view>
 
-#include "lora/names.h"
 #include "lora/peft.h"
+#include "models/original_names.h"
 
 namespace parlo {
 

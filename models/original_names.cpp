@@ -1,4 +1,4 @@
-#include "lora/names.h"
+#include "models/original_names.h"
 
 #include <algorithm>
 #include <cctype>
@@ -6,9 +6,6 @@
 
 namespace parlo {
 namespace {
-
-// No published model has more than 40 blocks of a kind.
-constexpr int kMaxBlocks = 64;
 
 // '*' is a block's number; {a,b,c} are the parts of one original linear, in the order of its rows.
 struct Row {
@@ -31,6 +28,12 @@ constexpr Row kSd3[] = {
     {"joint_blocks.*.x_block.attn.qkv", "transformer_blocks.*.attn.{to_q,to_k,to_v}"},
     {"joint_blocks.*.context_block.attn.qkv",
      "transformer_blocks.*.attn.{add_q_proj,add_k_proj,add_v_proj}"},
+    {"joint_blocks.*.x_block.attn.ln_q", "transformer_blocks.*.attn.norm_q"},
+    {"joint_blocks.*.x_block.attn.ln_k", "transformer_blocks.*.attn.norm_k"},
+    {"joint_blocks.*.context_block.attn.ln_q", "transformer_blocks.*.attn.norm_added_q"},
+    {"joint_blocks.*.context_block.attn.ln_k", "transformer_blocks.*.attn.norm_added_k"},
+    {"joint_blocks.*.x_block.attn2.ln_q", "transformer_blocks.*.attn2.norm_q"},
+    {"joint_blocks.*.x_block.attn2.ln_k", "transformer_blocks.*.attn2.norm_k"},
     {"joint_blocks.*.x_block.attn.proj", "transformer_blocks.*.attn.to_out.0"},
     {"joint_blocks.*.context_block.attn.proj", "transformer_blocks.*.attn.to_add_out"},
     {"joint_blocks.*.x_block.attn2.qkv", "transformer_blocks.*.attn2.{to_q,to_k,to_v}"},
@@ -58,6 +61,10 @@ constexpr Row kFlux[] = {
     {"double_blocks.*.img_attn.qkv", "transformer_blocks.*.attn.{to_q,to_k,to_v}"},
     {"double_blocks.*.txt_attn.qkv",
      "transformer_blocks.*.attn.{add_q_proj,add_k_proj,add_v_proj}"},
+    {"double_blocks.*.img_attn.norm.query_norm", "transformer_blocks.*.attn.norm_q"},
+    {"double_blocks.*.img_attn.norm.key_norm", "transformer_blocks.*.attn.norm_k"},
+    {"double_blocks.*.txt_attn.norm.query_norm", "transformer_blocks.*.attn.norm_added_q"},
+    {"double_blocks.*.txt_attn.norm.key_norm", "transformer_blocks.*.attn.norm_added_k"},
     {"double_blocks.*.img_attn.proj", "transformer_blocks.*.attn.to_out.0"},
     {"double_blocks.*.txt_attn.proj", "transformer_blocks.*.attn.to_add_out"},
     {"double_blocks.*.img_mlp.0", "transformer_blocks.*.ff.net.0.proj"},
@@ -68,6 +75,8 @@ constexpr Row kFlux[] = {
     {"single_blocks.*.linear1",
      "single_transformer_blocks.*.{attn.to_q,attn.to_k,attn.to_v,proj_mlp}"},
     {"single_blocks.*.linear2", "single_transformer_blocks.*.proj_out"},
+    {"single_blocks.*.norm.query_norm", "single_transformer_blocks.*.attn.norm_q"},
+    {"single_blocks.*.norm.key_norm", "single_transformer_blocks.*.attn.norm_k"},
     {"final_layer.adaLN_modulation.1", "norm_out.linear", true},
     {"final_layer.linear", "proj_out"},
 };

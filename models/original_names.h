@@ -1,7 +1,7 @@
-// Names of linears in the two spellings that adapter files use: those of diffusers, which are
-// parlo's own, and those of the model's first publication ("original"), where queries, keys and
-// values are one matrix. One table per family; flat names (kohya: every dot an underscore) are
-// looked up in it too, because underscores cannot be told from dots afterwards.
+// Names of linears and norms in the two spellings that checkpoints and adapter files use: those of
+// diffusers, which are parlo's own, and those of the model's first publication ("original"), where
+// queries, keys and values are one matrix. One table per family; flat names (kohya: every dot an
+// underscore) are looked up in it too, because underscores cannot be told from dots afterwards.
 #pragma once
 
 #include <optional>
@@ -10,6 +10,9 @@
 #include <vector>
 
 namespace parlo {
+
+// No published model has more than 40 blocks of a kind.
+inline constexpr int kMaxBlocks = 64;
 
 enum class ModelFamily { sd3, flux, hunyuan_video };
 inline constexpr ModelFamily kModelFamilies[] = {ModelFamily::sd3, ModelFamily::flux,
