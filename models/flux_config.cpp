@@ -1,4 +1,4 @@
-// config.json of the FLUX transformer, and its presets.
+// config.json of the FLUX transformer, what the original layout says in its place, and presets.
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -6,6 +6,50 @@
 #include "models/json_config.h"
 
 namespace parlo {
+
+namespace {
+
+constexpr const char* kClass = "FluxTransformer2DModel";
+
+void check_axes(const FluxConfig& c, const std::string& where) {
+  int64_t rotated = 0;
+  bool even = true;
+  for (int64_t d : c.axes_dims_rope) rotated += d, even = even && d > 0 && d % 2 == 0;
+  CHECK(even && rotated == c.attention_head_dim, where,
+        ": axes_dims_rope must be even sizes with the sum attention_head_dim = ",
+        c.attention_head_dim, ", got a sum of ", rotated);
+}
+
+FluxConfig from_shapes(const TransformerFile& file) {
+  FluxConfig c;
+  const Shape& tokens = file.shape("img_in.weight", 2);
+  c.in_channels = tokens[1];
+  c.out_channels = file.shape("final_layer.linear.weight", 2)[0];
+  c.num_layers = file.count("double_blocks.");
+  c.num_single_layers = file.count("single_blocks.");
+  c.attention_head_dim = file.shape("double_blocks.0.img_attn.norm.query_norm.scale", 1)[0];
+  c.num_attention_heads = tokens[0] / c.attention_head_dim;
+  c.joint_attention_dim = file.shape("txt_in.weight", 2)[1];
+  c.pooled_projection_dim = file.shape("vector_in.in_layer.weight", 2)[1];
+  c.guidance_embeds = file.has("guidance_in.in_layer.weight");
+  CHECK(c.width() == tokens[0], file.place.string(), ": img_in gives a width of ", tokens[0],
+        ", which does not divide into heads of ", c.attention_head_dim);
+  return c;
+}
+
+}  // namespace
+
+FluxConfig FluxConfig::of(const TransformerFile& file) {
+  file.check_class(kClass);
+  if (!file.original) return from_json(file.config);
+  FluxConfig c = from_shapes(file);
+  const auto beside = file.beside(kClass);
+  if (beside && beside->contains("axes_dims_rope")) {
+    c.axes_dims_rope = beside->integers("axes_dims_rope");
+  }
+  check_axes(c, (beside ? file.config : file.place).string());
+  return c;
+}
 
 FluxConfig FluxConfig::from_json(const std::filesystem::path& path) {
   const JsonConfig json(path);
@@ -23,12 +67,7 @@ FluxConfig FluxConfig::from_json(const std::filesystem::path& path) {
   c.pooled_projection_dim = json.integer("pooled_projection_dim", c.pooled_projection_dim);
   c.guidance_embeds = json.boolean("guidance_embeds", c.guidance_embeds);
   if (json.contains("axes_dims_rope")) c.axes_dims_rope = json.integers("axes_dims_rope");
-  int64_t rotated = 0;
-  bool even = true;
-  for (int64_t d : c.axes_dims_rope) rotated += d, even = even && d > 0 && d % 2 == 0;
-  CHECK(even && rotated == c.attention_head_dim, path.string(),
-        ": axes_dims_rope must be even sizes with the sum attention_head_dim = ",
-        c.attention_head_dim, ", got a sum of ", rotated);
+  check_axes(c, path.string());
   return c;
 }
 

@@ -102,19 +102,17 @@ std::vector<double> FluxPipeline::sigmas(int64_t steps) const {
   return parts_.schedule.sigmas(steps, image_tokens());
 }
 
-std::unique_ptr<FluxPipeline> FluxPipeline::load(const std::filesystem::path& folder, Device device,
+std::unique_ptr<FluxPipeline> FluxPipeline::load(const ModelFiles& files, Device device,
                                                  DType dtype, TextSettings text,
                                                  const FluxSettings& settings) {
-  CHECK(std::filesystem::is_directory(folder), folder.string(),
-        ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
+  files.check();
   FluxParts parts;
-  parts.schedule = FluxSchedule::from_json(folder / "scheduler" / "scheduler_config.json");
-  if (std::filesystem::exists(folder / "vae"))
-    parts.vae = AutoencoderKl::load(folder / "vae", {device});
-  parts.transformer = FluxTransformer::load(folder / "transformer", {device, dtype});
+  parts.schedule = FluxSchedule::from_json(files.parts / "scheduler" / "scheduler_config.json");
+  parts.vae = files.load_vae(flux_vae(), {device});
+  parts.transformer = FluxTransformer::load(files.open_transformer(), {device, dtype});
   text.bf16 |= dtype == DType::bf16;
   const FluxConfig& c = parts.transformer->config();
-  parts.text = TextConditioning::load(TextRule::flux, folder, c.joint_attention_dim,
+  parts.text = TextConditioning::load(TextRule::flux, files.parts, c.joint_attention_dim,
                                       c.pooled_projection_dim, text);
   auto pipeline = std::make_unique<FluxPipeline>(std::move(parts), settings);
   pipeline->to(device);

@@ -12,6 +12,7 @@
 #include "models/flow_model.h"
 #include "models/flow_schedule.h"
 #include "models/flux_transformer.h"
+#include "models/model_files.h"
 #include "models/pictures.h"
 #include "models/text_conditioning.h"
 
@@ -36,7 +37,7 @@ class FluxPipeline : public FlowModel {
  public:
   FluxPipeline(FluxParts parts, const FluxSettings& settings);
   // dtype bf16 narrows the transformer, and T5.
-  static std::unique_ptr<FluxPipeline> load(const std::filesystem::path& folder, Device device = {},
+  static std::unique_ptr<FluxPipeline> load(const ModelFiles& files, Device device = {},
                                             DType dtype = DType::f32, TextSettings text = {},
                                             const FluxSettings& settings = {});
 

@@ -153,11 +153,16 @@ void FluxTransformer::zero_output_layers() {
   zero(layers);
 }
 
-std::unique_ptr<FluxTransformer> FluxTransformer::load(const std::filesystem::path& folder,
+std::unique_ptr<FluxTransformer> FluxTransformer::load(const TransformerFile& file,
                                                        const Placement& to) {
-  auto model = std::make_unique<FluxTransformer>(FluxConfig::from_json(folder / "config.json"));
-  model->read_weights(folder, to);
+  auto model = std::make_unique<FluxTransformer>(FluxConfig::of(file));
+  model->params_.load(file.tensors, file.place.string(), file.stored(model->params_), to);
   return model;
+}
+
+std::unique_ptr<FluxTransformer> FluxTransformer::load(const std::filesystem::path& place,
+                                                       const Placement& to) {
+  return load(TransformerFile::open(place), to);
 }
 
 void FluxTransformer::save(const std::filesystem::path& folder) const {

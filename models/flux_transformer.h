@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "models/flux_blocks.h"
+#include "models/transformer_file.h"
 
 namespace parlo {
 
@@ -25,6 +26,9 @@ struct FluxConfig {
 
   int64_t width() const { return attention_head_dim * num_attention_heads; }
   static FluxConfig from_json(const std::filesystem::path& config_json);
+  // From the config.json or, in the original layout, the shapes; what they do not tell
+  // (axes_dims_rope) is as in a config.json beside the file or as in every published model.
+  static FluxConfig of(const TransformerFile& file);
   std::string to_json() const;
 };
 
@@ -45,8 +49,10 @@ struct FluxInputs {
 class FluxTransformer : public MmditBase {
  public:
   explicit FluxTransformer(const FluxConfig& config);
-  // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
-  static std::unique_ptr<FluxTransformer> load(const std::filesystem::path& folder,
+  // A folder or file that TransformerFile can open.
+  static std::unique_ptr<FluxTransformer> load(const TransformerFile& file,
+                                               const Placement& to = {});
+  static std::unique_ptr<FluxTransformer> load(const std::filesystem::path& place,
                                                const Placement& to = {});
   void save(const std::filesystem::path& folder) const;
 

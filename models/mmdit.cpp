@@ -116,10 +116,6 @@ void MmditBase::narrow() {
   compute = params_.device().is_cpu() ? DType::f32 : DType::bf16;
 }
 
-void MmditBase::read_weights(const std::filesystem::path& folder, const Placement& to) {
-  params_.load(folder, "diffusion_pytorch_model", to);
-}
-
 void MmditBase::write(const std::filesystem::path& folder, const std::string& config_json) const {
   make_folders(folder);
   save_safetensors(folder / "diffusion_pytorch_model.safetensors", params_.tensors(), {});

@@ -80,7 +80,6 @@ class MmditBase {
 
  protected:
   // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
-  void read_weights(const std::filesystem::path& folder, const Placement& to);
   void write(const std::filesystem::path& folder, const std::string& config_json) const;
 
   Params params_;

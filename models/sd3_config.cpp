@@ -1,4 +1,5 @@
-// config.json of the SD3 transformer, and its presets.
+// config.json of the SD3 transformer, what the original layout says in its place, and presets.
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "models/json_config.h"
@@ -27,6 +28,51 @@ Sd3Config Sd3Config::from_json(const std::filesystem::path& path) {
   c.qk_norm = !norm.empty();
   CHECK(c.caption_projection_dim == c.width(), path.string(), ": caption_projection_dim is ",
         c.caption_projection_dim, ", expected heads * head_dim = ", c.width());
+  return c;
+}
+
+namespace {
+
+constexpr const char* kClass = "SD3Transformer2DModel";
+
+// diffusers' single_file_utils.py counts blocks and attn2 the same way, and takes the rest from the
+// published model's config.json.
+Sd3Config from_shapes(const TransformerFile& file) {
+  Sd3Config c;
+  const Shape& patches = file.shape("x_embedder.proj.weight", 4);
+  const int64_t width = patches[0];
+  c.in_channels = patches[1];
+  c.patch_size = patches[2];
+  c.out_channels = file.shape("final_layer.linear.weight", 2)[0] / (c.patch_size * c.patch_size);
+  c.num_layers = file.count("joint_blocks.");
+  for (int64_t i = 0; i < c.num_layers; ++i) {
+    const std::string block = "joint_blocks." + std::to_string(i);
+    if (file.has(block + ".x_block.attn2.qkv.weight")) c.dual_attention_layers.push_back(i);
+  }
+  const std::string norm = "joint_blocks.0.x_block.attn.ln_q.weight";
+  c.qk_norm = file.has(norm);
+  // Published widths are 64 a layer, in as many heads as layers.
+  c.attention_head_dim = c.qk_norm ? file.shape(norm, 1)[0] : width / c.num_layers;
+  c.num_attention_heads = width / std::max<int64_t>(c.attention_head_dim, 1);
+  c.joint_attention_dim = file.shape("context_embedder.weight", 2)[1];
+  c.caption_projection_dim = width;
+  c.pooled_projection_dim = file.shape("y_embedder.mlp.0.weight", 2)[1];
+  const auto places = static_cast<double>(file.shape("pos_embed", 3)[1]);
+  c.pos_embed_max_size = std::llround(std::sqrt(places));
+  CHECK(c.width() == width, file.place.string(), ": x_embedder.proj gives a width of ", width,
+        ", which does not divide into heads of ", c.attention_head_dim);
+  return c;
+}
+
+}  // namespace
+
+Sd3Config Sd3Config::of(const TransformerFile& file) {
+  file.check_class(kClass);
+  if (!file.original) return from_json(file.config);
+  Sd3Config c = from_shapes(file);
+  if (const auto beside = file.beside(kClass)) {
+    c.sample_size = beside->integer("sample_size", c.sample_size);
+  }
   return c;
 }
 

@@ -25,17 +25,15 @@ Sd3Pipeline::Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer,
         ", the autoencoder latent_channels = ", its, "; expected parts of one model");
 }
 
-std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const std::filesystem::path& folder, Device device,
-                                               DType dtype, TextSettings text) {
-  CHECK(std::filesystem::is_directory(folder), folder.string(),
-        ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
-  std::shared_ptr<AutoencoderKl> vae;
-  if (std::filesystem::exists(folder / "vae")) vae = AutoencoderKl::load(folder / "vae", {device});
-  const JsonConfig scheduler(folder / "scheduler" / "scheduler_config.json");
-  auto transformer = Sd3Transformer::load(folder / "transformer", {device, dtype});
+std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const ModelFiles& files, Device device, DType dtype,
+                                               TextSettings text) {
+  files.check();
+  const std::shared_ptr<AutoencoderKl> vae = files.load_vae(sd3_vae(), {device});
+  const JsonConfig scheduler(files.parts / "scheduler" / "scheduler_config.json");
+  auto transformer = Sd3Transformer::load(files.open_transformer(), {device, dtype});
   const Sd3Config& c = transformer->config();
   text.bf16 |= dtype == DType::bf16;
-  auto encoders = TextConditioning::load(TextRule::sd3, folder, c.joint_attention_dim,
+  auto encoders = TextConditioning::load(TextRule::sd3, files.parts, c.joint_attention_dim,
                                          c.pooled_projection_dim, text);
   auto pipeline = std::make_unique<Sd3Pipeline>(std::move(transformer), std::move(encoders),
                                                 scheduler.number("shift", 1.0), vae);

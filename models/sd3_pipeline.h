@@ -9,6 +9,7 @@
 
 #include "models/autoencoder_kl.h"
 #include "models/flow_model.h"
+#include "models/model_files.h"
 #include "models/pictures.h"
 #include "models/sd3_transformer.h"
 #include "models/text_conditioning.h"
@@ -24,7 +25,7 @@ class Sd3Pipeline : public FlowModel {
   Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer, std::unique_ptr<TextConditioning> text,
               double shift, std::shared_ptr<AutoencoderKl> vae = nullptr);
   // dtype bf16 narrows the transformer, and T5.
-  static std::unique_ptr<Sd3Pipeline> load(const std::filesystem::path& folder, Device device = {},
+  static std::unique_ptr<Sd3Pipeline> load(const ModelFiles& files, Device device = {},
                                            DType dtype = DType::f32, TextSettings text = {});
 
   Shape latent_shape() const override;

@@ -189,11 +189,16 @@ void Sd3Transformer::zero_output_layers() {
   zero(layers);
 }
 
-std::unique_ptr<Sd3Transformer> Sd3Transformer::load(const std::filesystem::path& folder,
+std::unique_ptr<Sd3Transformer> Sd3Transformer::load(const TransformerFile& file,
                                                      const Placement& to) {
-  auto model = std::make_unique<Sd3Transformer>(Sd3Config::from_json(folder / "config.json"));
-  model->read_weights(folder, to);
+  auto model = std::make_unique<Sd3Transformer>(Sd3Config::of(file));
+  model->params_.load(file.tensors, file.place.string(), file.stored(model->params_), to);
   return model;
+}
+
+std::unique_ptr<Sd3Transformer> Sd3Transformer::load(const std::filesystem::path& place,
+                                                     const Placement& to) {
+  return load(TransformerFile::open(place), to);
 }
 
 void Sd3Transformer::save(const std::filesystem::path& folder) const {

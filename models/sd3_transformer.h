@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "models/mmdit.h"
+#include "models/transformer_file.h"
 
 namespace parlo {
 
@@ -28,6 +29,9 @@ struct Sd3Config {
 
   int64_t width() const { return attention_head_dim * num_attention_heads; }
   static Sd3Config from_json(const std::filesystem::path& config_json);
+  // From the config.json or, in the original layout, the shapes; what they do not tell
+  // (sample_size) is as in a config.json beside the file or as in every published model.
+  static Sd3Config of(const TransformerFile& file);
   std::string to_json() const;
 };
 
@@ -50,8 +54,10 @@ struct Sd3Block {
 class Sd3Transformer : public MmditBase {
  public:
   explicit Sd3Transformer(const Sd3Config& config);
-  // A diffusers folder: config.json + diffusion_pytorch_model.safetensors.
-  static std::unique_ptr<Sd3Transformer> load(const std::filesystem::path& folder,
+  // A folder or file that TransformerFile can open.
+  static std::unique_ptr<Sd3Transformer> load(const TransformerFile& file,
+                                              const Placement& to = {});
+  static std::unique_ptr<Sd3Transformer> load(const std::filesystem::path& place,
                                               const Placement& to = {});
   void save(const std::filesystem::path& folder) const;
 

@@ -31,7 +31,8 @@ void add_gradients(const ForwardResult& result, NamedTensors& out) {
 
 void run(const ForwardOptions& o, Device device) {
   const Component& component = find_component(o.component);
-  require_folder(o.checkpoint, "--checkpoint", "a component's folder with config.json");
+  require_place(o.checkpoint, "--checkpoint",
+                "a component's folder with config.json, or a transformer's .safetensors file");
   require_file(o.inputs, "--inputs");
   if (!o.adapter.empty()) require_place(o.adapter, "--adapter", "an adapter's folder or file");
   require_writable_parent(o.outputs, "--outputs");
@@ -56,7 +57,9 @@ void add_forward(CLI::App& parent) {
   std::string names;
   for (const std::string& n : component_names()) names += (names.empty() ? "" : ", ") + n;
   app->add_option("--component", o->component, names)->required();
-  app->add_option("--checkpoint", o->checkpoint, "The component's folder: config.json, safetensors")
+  app->add_option("--checkpoint", o->checkpoint,
+                  "The component's folder: config.json, safetensors; of sd3 and flux "
+                  "also a .safetensors file with the original names")
       ->required();
   app->add_option("--inputs", o->inputs, "safetensors file, named as the reference's arguments")
       ->required();

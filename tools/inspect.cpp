@@ -6,6 +6,7 @@
 #include <set>
 
 #include "lora/formats.h"
+#include "models/transformer_file.h"
 #include "tensor/safetensors.h"
 #include "tools/commands.h"
 
@@ -119,6 +120,13 @@ ordered_json describe_adapter_at(const fs::path& place) {
 ordered_json describe(const Part& part) {
   ordered_json j{{"path", part.place.string()}};
   if (!part.kind.empty()) j["class"] = part.kind;
+  TransformerFile transformer{part.place, part.tensors, {}, "", ""};
+  transformer.find_original_layout();
+  if (transformer.original) {
+    j["class"] = transformer.class_name();
+    j["layout"] = "original";
+    j["prefix"] = transformer.prefix;
+  }
   if (looks_like_adapter(part.tensors.names())) {
     try {
       j["adapter"] = describe_adapter_at(part.place);
@@ -192,7 +200,10 @@ void print(const ordered_json& j) {
   std::string dtypes;
   for (const auto& [name, n] : j["dtypes"].items()) dtypes += " " + name;
   std::printf("%s: %s%zu tensors, %lld values, %s,%s\n", j["path"].get<std::string>().c_str(),
-              j.contains("class") ? (j["class"].get<std::string>() + ", ").c_str() : "",
+              j.contains("class") ? (j["class"].get<std::string>() +
+                                     (j.contains("layout") ? " (original names), " : ", "))
+                                        .c_str()
+                                  : "",
               j["count"].get<size_t>(), j["elements"].get<long long>(),
               size_text(j["bytes"].get<double>()).c_str(), dtypes.c_str());
   if (j.contains("adapter")) print_adapter(j["adapter"]);

@@ -27,17 +27,59 @@ CLI::Option* add_text_flags(CLI::App& app, TextSettings& s) {
       "Folder that keeps the text encoders' states of prompts, for other runs as well");
 }
 
-std::unique_ptr<FlowModel> open_model(const std::string& base, Device device,
-                                      const std::string& dtype, const TextSettings& given) {
+std::array<CLI::Option*, 2> add_base_flags(CLI::App& app, std::string& base, std::string& parts) {
+  return {app.add_option("--base", base,
+                         "Model folder, or with --components a transformer's folder or "
+                         ".safetensors file; default: the built-in world's"),
+          app.add_option("--components", parts,
+                         "Model folder for what is not in --base: text encoders, tokenizers, "
+                         "scheduler, autoencoder")};
+}
+
+namespace {
+
+ModelFiles find_files(const std::string& base, const std::string& parts) {
+  namespace fs = std::filesystem;
+  if (base.empty() && !parts.empty()) {
+    throw UsageError("--components needs --base, a transformer's folder or .safetensors file");
+  }
+  const fs::path place = base.empty() ? signs_base() : fs::path(base);
+  std::error_code ignored;
+  if (!parts.empty()) {
+    require_place(place, "--base", "a transformer's folder or .safetensors file");
+    require_folder(parts, "--components",
+                   "a model folder with text_encoder/, tokenizer/, scheduler/, vae/");
+    const bool pipeline = fs::is_directory(place / "transformer", ignored);
+    return {pipeline ? place / "transformer" : place, parts};
+  }
+  if (fs::is_regular_file(place, ignored)) {
+    throw UsageError(
+        concat("--base ", base, " is a file, without text encoders, tokenizers and scheduler; ",
+               "add --components FOLDER, a model folder with text_encoder/, tokenizer/, ",
+               "scheduler/ (and vae/, unless the file has first_stage_model.*)"));
+  }
+  require_folder(place, "--base", "a model folder with transformer/, text_encoder/, tokenizer/");
+  return place;
+}
+
+}  // namespace
+
+void tell_what_is_used(const std::string& base, const std::string& parts) {
+  const std::string used = find_files(base, parts).used();
+  if (!used.empty()) std::fprintf(stderr, "parlo: %s\n", used.c_str());
+}
+
+std::unique_ptr<FlowModel> open_model(const std::string& base, const std::string& parts,
+                                      Device device, const std::string& dtype,
+                                      const TextSettings& given) {
   TextSettings text = given;
   text.warn = [](const std::string& line) { std::fprintf(stderr, "parlo: %s\n", line.c_str()); };
-  const std::filesystem::path folder = base.empty() ? signs_base() : std::filesystem::path(base);
-  require_folder(folder, "--base", "a model folder with transformer/, text_encoder/, tokenizer/");
-  return load_flow_model(folder, device, dtype == "bf16" ? DType::bf16 : DType::f32, text);
+  return load_flow_model(find_files(base, parts), device,
+                         dtype == "bf16" ? DType::bf16 : DType::f32, text);
 }
 
 void add_model_flags(CLI::App& app, ModelOptions& o) {
-  app.add_option("--base", o.base, "Model folder; default: the built-in world's");
+  add_base_flags(app, o.base, o.parts);
   add_dtype_flag(app, o.dtype);
   add_text_flags(app, o.text);
   app.add_option("--steps", o.draw.steps, "Sampler steps")->capture_default_str();
@@ -55,7 +97,8 @@ std::unique_ptr<FlowModel> load_model(const ModelOptions& o, Device device) {
   if (!std::isfinite(o.draw.guidance)) {
     throw UsageError(concat("--guidance ", o.draw.guidance, ": expected a finite number"));
   }
-  return open_model(o.base, device, o.dtype, o.text);
+  tell_what_is_used(o.base, o.parts);
+  return open_model(o.base, o.parts, device, o.dtype, o.text);
 }
 
 void put_on(FlowModel& model, const std::string& adapter) {

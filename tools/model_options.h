@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,13 +19,20 @@ void add_dtype_flag(CLI::App& app, std::string& dtype);
 // What the text encoders of a model folder read, and where their states are kept: that folder's
 // option is returned.
 CLI::Option* add_text_flags(CLI::App& app, TextSettings& settings);
-// A model folder, or the built-in world's where `base` is empty; UsageError where there is none.
+// A model folder, a transformer (a file, or a folder of its own) with `parts` as the folder of all
+// others, or the built-in world's where `base` is empty; UsageError where there is none.
 // Prompts that are not read to their end are named on stderr.
-std::unique_ptr<FlowModel> open_model(const std::string& base, Device device,
-                                      const std::string& dtype, const TextSettings& text);
+std::unique_ptr<FlowModel> open_model(const std::string& base, const std::string& parts,
+                                      Device device, const std::string& dtype,
+                                      const TextSettings& text);
+// Says on stderr what a base in the original layout is used for; nothing of other bases.
+void tell_what_is_used(const std::string& base, const std::string& parts);
+// --base and --components
+std::array<CLI::Option*, 2> add_base_flags(CLI::App& app, std::string& base, std::string& parts);
 
 struct ModelOptions {
-  std::string base;  // empty: the built-in world's
+  std::string base;   // empty: the built-in world's
+  std::string parts;  // folder of all but the transformer, where base is one alone
   std::string dtype = "f32";
   TextSettings text;
   EvalConfig draw;  // steps, guidance, batch; the seed comes from --seed

@@ -238,8 +238,7 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
 
 void add_train_flags(CLI::App& app, TrainOptions& o) {
   o.run.lora.lora_alpha = 16;
-  app.add_option("--base", o.base, "Model folder; default: the built-in world's")
-      ->transform(absolute_entry);
+  for (CLI::Option* flag : add_base_flags(app, o.base, o.parts)) flag->transform(absolute_entry);
   add_dtype_flag(app, o.dtype);
   add_text_flags(app, o.text)->transform(absolute_entry);
   app.add_option("--clip", o.clip, "CLIP folder of pickscore; default: the built-in world's")
@@ -323,7 +322,8 @@ void run_training(TrainOptions o, const fs::path& out) {
   o.run.lora.target_modules = parse_targets(o.targets);
   const std::vector<RewardTask> tasks = make_tasks(o);
   validate(o.run, tasks);
-  const auto make_model = [&] { return open_model(o.base, o.device, o.dtype, o.text); };
+  const auto make_model = [&] { return open_model(o.base, o.parts, o.device, o.dtype, o.text); };
+  tell_what_is_used(o.base, o.parts);
   make_model();  // a bad base is refused before anything is written
   make_folders(out / "samples");
   const FolderLock mine(out);

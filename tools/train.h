@@ -16,7 +16,7 @@ struct TrainOptions {
   CommonOptions common;
   Device device;  // what apply(common) gave
   MapReduceConfig run;
-  std::string base, clip;
+  std::string base, parts, clip;
   std::string dtype = "f32";
   TextSettings text;
   std::vector<std::string> rewards{"ocr", "geneval", "pickscore"};

@@ -1,0 +1,72 @@
+#include "models/model_files.h"
+
+#include <set>
+
+namespace parlo {
+namespace fs = std::filesystem;
+
+namespace {
+
+// diffusers' single_file_utils.py
+constexpr std::string_view kVaePrefixes[] = {"first_stage_model.", "vae."};
+
+std::string vae_prefix(const SafeTensors& file) {
+  for (std::string_view prefix : kVaePrefixes) {
+    for (const std::string& name : file.names()) {
+      if (name.starts_with(prefix)) return std::string(prefix);
+    }
+  }
+  return "";
+}
+
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+}  // namespace
+
+void ModelFiles::check() const {
+  std::error_code ignored;
+  CHECK(fs::is_directory(parts, ignored), parts.string(),
+        ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
+  CHECK(is_there(transformer), transformer.string(),
+        ": does not exist; expected the transformer of a model, a folder or a .safetensors file");
+}
+
+TransformerFile ModelFiles::open_transformer() const {
+  const fs::path config = parts / "transformer" / "config.json";
+  return TransformerFile::open(transformer, is_there(config) ? config : fs::path());
+}
+
+std::shared_ptr<AutoencoderKl> ModelFiles::load_vae(const AutoencoderKlConfig& published,
+                                                    const Placement& to) const {
+  const fs::path folder = parts / "vae", config = folder / "config.json";
+  if (transformer.extension() == ".safetensors" && fs::is_regular_file(transformer) &&
+      !vae_prefix(SafeTensors::open(transformer)).empty()) {
+    return AutoencoderKl::load_file(
+        transformer, is_there(config) ? AutoencoderKlConfig::from_json(config) : published, to);
+  }
+  if (is_there(folder)) return AutoencoderKl::load(folder, to);
+  return nullptr;
+}
+
+std::string ModelFiles::used() const {
+  const TransformerFile file = open_transformer();
+  if (!file.original) return "";
+  const std::string vae = vae_prefix(file.tensors);
+  std::set<std::string> others;
+  for (const std::string& name : file.tensors.names()) {
+    const bool taken = name.starts_with(file.prefix) || (!vae.empty() && name.starts_with(vae));
+    if (!taken) others.insert(name.substr(0, name.find('.')) + ".*");
+  }
+  std::string out = concat(transformer.string(), ": ", file.class_name(),
+                           " in the original layout (", file.prefix, "*)");
+  if (!vae.empty()) out += concat(" and the autoencoder (", vae, "*)");
+  out += "; the other parts are those of " + parts.string();
+  std::string unused;
+  for (const std::string& name : others) unused += (unused.empty() ? "" : ", ") + name;
+  return unused.empty() ? out : out + "; not used: " + unused;
+}
+
+}  // namespace parlo
