@@ -42,21 +42,14 @@ int64_t packing(int64_t in_channels, int64_t channels) {
 
 }  // namespace
 
-FluxPipeline::FluxPipeline(FluxParts parts, const FluxSettings& settings)
+FluxPipeline::FluxPipeline(FluxParts parts, const PipelineSettings& settings)
     : parts_(std::move(parts)), settings_(settings) {
   const FluxConfig& c = parts_.transformer->config();
   const AutoencoderKl* vae = parts_.vae.get();
   const int64_t channels = vae ? vae->config().latent_channels : 3;
-  const int64_t scale = vae ? vae->config().downscale() : 1;
   patch_ = packing(c.in_channels, channels);
-  const int64_t side = vae ? kDefaultPixels : kDefaultPixelsWithoutVae, unit = scale * patch_;
-  const auto latents = [&](const char* name, int64_t given) {
-    const int64_t pixels = given == 0 ? side : given;
-    CHECK(pixels > 0 && pixels % unit == 0, "FluxPipeline: ", name, " is ", pixels,
-          ", expected a multiple of ", unit);
-    return pixels / scale;
-  };
-  latent_shape_ = {channels, latents("height", settings.height), latents("width", settings.width)};
+  const int64_t side = vae ? kDefaultPixels : kDefaultPixelsWithoutVae;
+  latent_shape_ = picture_latents(settings, vae, {channels, patch_, side});
   CHECK(c.out_channels == c.in_channels && c.axes_dims_rope.size() == 3,
         "FluxPipeline: expected a transformer with as many output as input channels and three "
         "axes, got ",
@@ -104,7 +97,7 @@ std::vector<double> FluxPipeline::sigmas(int64_t steps) const {
 
 std::unique_ptr<FluxPipeline> FluxPipeline::load(const ModelFiles& files, Device device,
                                                  DType dtype, TextSettings text,
-                                                 const FluxSettings& settings) {
+                                                 const PipelineSettings& settings) {
   files.check();
   FluxParts parts;
   parts.schedule = FluxSchedule::from_json(files.parts / "scheduler" / "scheduler_config.json");
@@ -116,6 +109,7 @@ std::unique_ptr<FluxPipeline> FluxPipeline::load(const ModelFiles& files, Device
                                       c.pooled_projection_dim, text);
   auto pipeline = std::make_unique<FluxPipeline>(std::move(parts), settings);
   pipeline->to(device);
+  apply_settings(settings, pipeline->parts_.vae.get());
   if (dtype == DType::bf16) pipeline->transformer().narrow();
   return pipeline;
 }

@@ -18,14 +18,6 @@
 
 namespace parlo {
 
-struct FluxSettings {
-  int64_t height = 0, width = 0;  // pixels; 0: 1024, or 32 without a vae/
-  double guidance = 3.5;          // embedded, where the transformer has guidance_embeds
-  // Rounds timesteps and guidance as the reference's bf16 pipeline does: t = 750 becomes 752, a
-  // guidance of 3.5 counts as 3.504. For comparing with it.
-  bool reference_bf16 = false;
-};
-
 struct FluxParts {
   std::unique_ptr<FluxTransformer> transformer;
   std::unique_ptr<TextConditioning> text;
@@ -35,11 +27,12 @@ struct FluxParts {
 
 class FluxPipeline : public FlowModel {
  public:
-  FluxPipeline(FluxParts parts, const FluxSettings& settings);
-  // dtype bf16 narrows the transformer, and T5.
+  FluxPipeline(FluxParts parts, const PipelineSettings& settings);
+  // Pictures are of 1024 pixels, or 32 without a vae/, where the settings do not say. dtype bf16
+  // narrows the transformer, and T5.
   static std::unique_ptr<FluxPipeline> load(const ModelFiles& files, Device device = {},
                                             DType dtype = DType::f32, TextSettings text = {},
-                                            const FluxSettings& settings = {});
+                                            const PipelineSettings& settings = {});
 
   // Not packed: [16, height / 8, width / 8].
   Shape latent_shape() const override { return latent_shape_; }
@@ -47,6 +40,7 @@ class FluxPipeline : public FlowModel {
     return parts_.text->encode(prompts);
   }
   void prepare(std::span<const std::string> prompts) override { parts_.text->prepare(prompts); }
+  void forget() override { parts_.text->forget(); }
   using FlowModel::velocity;
   Var velocity(const Var& x, const Tensor& noise, const Condition& condition) const override;
   // Of timesteps and, behind them, of the guidance: [B, transformer().features()].
@@ -61,6 +55,7 @@ class FluxPipeline : public FlowModel {
   // Moves the transformer, the text encoders and the autoencoder; what was encoded is forgotten.
   void to(Device device);
   Device device() const override { return parts_.transformer->params().device(); }
+  bool embeds_guidance() const override { return parts_.transformer->config().guidance_embeds; }
   FluxTransformer& transformer() { return *parts_.transformer; }
 
  private:
@@ -68,7 +63,7 @@ class FluxPipeline : public FlowModel {
   void place_tokens();
 
   FluxParts parts_;
-  FluxSettings settings_;
+  PipelineSettings settings_;
   Shape latent_shape_;
   int64_t patch_ = 2;  // latents are packed patch x patch to a token
   JointRotation at_;   // on the device: a pass that is recorded must not make it

@@ -6,6 +6,7 @@
 
 #include "models/flow_model.h"
 #include "models/model_files.h"
+#include "models/pictures.h"
 #include "models/text_conditioning.h"
 
 namespace parlo {
@@ -13,6 +14,7 @@ namespace parlo {
 // The pipeline that belongs to the transformer's class (transformer/config.json, or the original
 // names): SD3 or FLUX. Error for another one. dtype bf16 narrows the transformer, and T5.
 std::unique_ptr<FlowModel> load_flow_model(const ModelFiles& files, Device device = {},
-                                           DType dtype = DType::f32, const TextSettings& text = {});
+                                           DType dtype = DType::f32, const TextSettings& text = {},
+                                           const PipelineSettings& settings = {});
 
 }  // namespace parlo

@@ -2,6 +2,33 @@
 
 namespace parlo {
 
+Shape picture_latents(const PipelineSettings& settings, const AutoencoderKl* vae,
+                      const LatentRule& rule) {
+  const int64_t scale = vae ? vae->config().downscale() : 1, unit = scale * rule.patch;
+  const auto side = [&](const char* name, int64_t given) {
+    const int64_t pixels = given == 0 ? rule.pixels : given;
+    const auto fail = [&](const auto&... expected) {
+      throw UsageError(concat("picture ", name, " is ", pixels, " pixels, expected ", expected...));
+    };
+    if (pixels <= 0 || pixels % unit != 0) fail("a multiple of ", unit, " for this model");
+    if (rule.most > 0 && pixels / unit > rule.most) {
+      fail("at most ", rule.most * unit, ", for which this model has positions");
+    }
+    return pixels / scale;
+  };
+  return {rule.channels, side("height", settings.height), side("width", settings.width)};
+}
+
+void apply_settings(const PipelineSettings& settings, AutoencoderKl* vae) {
+  if (vae == nullptr) return;
+  vae->tiling = settings.vae_tiling;
+  if (!settings.vae_bf16) return;
+  if (vae->params().device().is_cpu()) {
+    throw UsageError("an autoencoder in bf16 needs a GPU; leave it in f32 on a CPU");
+  }
+  vae->compute = DType::bf16;
+}
+
 Tensor decode_pictures(const AutoencoderKl* vae, const Tensor& latents) {
   const NoGrad guard;
   CHECK(latents.rank() == 4 && latents.dim(0) > 0,

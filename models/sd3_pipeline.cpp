@@ -7,26 +7,31 @@ namespace parlo {
 Sd3Pipeline::Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer,
                          std::shared_ptr<ClipTextModel> encoder,
                          std::shared_ptr<ClipTokenizer> tokenizer, double shift,
-                         std::shared_ptr<AutoencoderKl> vae)
+                         std::shared_ptr<AutoencoderKl> vae, const PipelineSettings& settings)
     : Sd3Pipeline(std::move(transformer),
                   std::make_unique<TextConditioning>(std::move(encoder), std::move(tokenizer)),
-                  shift, std::move(vae)) {}
+                  shift, std::move(vae), settings) {}
 
 Sd3Pipeline::Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer,
                          std::unique_ptr<TextConditioning> text, double shift,
-                         std::shared_ptr<AutoencoderKl> vae)
+                         std::shared_ptr<AutoencoderKl> vae, const PipelineSettings& settings)
     : transformer_(std::move(transformer)),
       text_(std::move(text)),
       vae_(std::move(vae)),
       shift_(shift) {
-  if (!vae_) return;
-  const int64_t ours = transformer_->config().in_channels, its = vae_->config().latent_channels;
-  CHECK(ours == its, "Sd3Pipeline: the transformer has in_channels = ", ours,
+  const Sd3Config& c = transformer_->config();
+  const int64_t its = vae_ ? vae_->config().latent_channels : c.in_channels;
+  CHECK(c.in_channels == its, "Sd3Pipeline: the transformer has in_channels = ", c.in_channels,
         ", the autoencoder latent_channels = ", its, "; expected parts of one model");
+  const int64_t scale = vae_ ? vae_->config().downscale() : 1;
+  latent_shape_ =
+      picture_latents(settings, vae_.get(),
+                      {c.in_channels, c.patch_size, c.sample_size * scale, c.pos_embed_max_size});
 }
 
 std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const ModelFiles& files, Device device, DType dtype,
-                                               TextSettings text) {
+                                               TextSettings text,
+                                               const PipelineSettings& settings) {
   files.check();
   const std::shared_ptr<AutoencoderKl> vae = files.load_vae(sd3_vae(), {device});
   const JsonConfig scheduler(files.parts / "scheduler" / "scheduler_config.json");
@@ -36,8 +41,9 @@ std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const ModelFiles& files, Device d
   auto encoders = TextConditioning::load(TextRule::sd3, files.parts, c.joint_attention_dim,
                                          c.pooled_projection_dim, text);
   auto pipeline = std::make_unique<Sd3Pipeline>(std::move(transformer), std::move(encoders),
-                                                scheduler.number("shift", 1.0), vae);
+                                                scheduler.number("shift", 1.0), vae, settings);
   pipeline->to(device);
+  apply_settings(settings, vae.get());
   if (dtype == DType::bf16) pipeline->transformer().narrow();
   return pipeline;
 }
@@ -48,14 +54,14 @@ void Sd3Pipeline::to(Device device) {
   if (vae_) vae_->params().to(device);
 }
 
-Shape Sd3Pipeline::latent_shape() const {
-  const Sd3Config& c = transformer_->config();
-  return {c.in_channels, c.sample_size, c.sample_size};
+Var Sd3Pipeline::velocity(const Var& x, const Tensor& noise, const Condition& condition) const {
+  return velocity_without({}, x, noise, condition);
 }
 
-Var Sd3Pipeline::velocity(const Var& x, const Tensor& noise, const Condition& condition) const {
+Var Sd3Pipeline::velocity_without(std::span<const int64_t> blocks, const Var& x,
+                                  const Tensor& noise, const Condition& condition) const {
   return transformer_->forward_features(x, Var(noise), Var(condition.context),
-                                        Var(condition.pooled));
+                                        Var(condition.pooled), blocks);
 }
 
 std::vector<double> Sd3Pipeline::sigmas(int64_t steps) const {

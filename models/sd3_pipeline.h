@@ -21,18 +21,25 @@ class Sd3Pipeline : public FlowModel {
   // vae: null for pixels; else its latents have the transformer's channels.
   Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer, std::shared_ptr<ClipTextModel> encoder,
               std::shared_ptr<ClipTokenizer> tokenizer, double shift,
-              std::shared_ptr<AutoencoderKl> vae = nullptr);
+              std::shared_ptr<AutoencoderKl> vae = nullptr, const PipelineSettings& settings = {});
   Sd3Pipeline(std::unique_ptr<Sd3Transformer> transformer, std::unique_ptr<TextConditioning> text,
-              double shift, std::shared_ptr<AutoencoderKl> vae = nullptr);
-  // dtype bf16 narrows the transformer, and T5.
+              double shift, std::shared_ptr<AutoencoderKl> vae = nullptr,
+              const PipelineSettings& settings = {});
+  // Pictures are of sample_size latents where the settings do not say. dtype bf16 narrows the
+  // transformer, and T5.
   static std::unique_ptr<Sd3Pipeline> load(const ModelFiles& files, Device device = {},
-                                           DType dtype = DType::f32, TextSettings text = {});
+                                           DType dtype = DType::f32, TextSettings text = {},
+                                           const PipelineSettings& settings = {});
 
-  Shape latent_shape() const override;
+  Shape latent_shape() const override { return latent_shape_; }
   Condition encode(std::span<const std::string> prompts) override { return text_->encode(prompts); }
   void prepare(std::span<const std::string> prompts) override { text_->prepare(prompts); }
+  void forget() override { text_->forget(); }
   using FlowModel::velocity;
   Var velocity(const Var& x, const Tensor& noise, const Condition& condition) const override;
+  Var velocity_without(std::span<const int64_t> blocks, const Var& x, const Tensor& noise,
+                       const Condition& condition) const override;
+  int64_t skippable_blocks() const override { return transformer_->config().num_layers; }
   Tensor noise_features(std::span<const double> sigmas) const override {
     return sigma_features(sigmas, device());
   }
@@ -55,6 +62,7 @@ class Sd3Pipeline : public FlowModel {
   std::unique_ptr<TextConditioning> text_;
   std::shared_ptr<AutoencoderKl> vae_;
   double shift_;
+  Shape latent_shape_;
 };
 
 // scheduler_config.json of a flow-matching scheduler with a static shift.

@@ -122,7 +122,8 @@ Var Sd3Transformer::forward(const Var& hidden_states, const Var& timestep,
 
 Var Sd3Transformer::forward_features(const Var& hidden_states, const Var& features,
                                      const Var& encoder_hidden_states,
-                                     const Var& pooled_projections) const {
+                                     const Var& pooled_projections,
+                                     std::span<const int64_t> skipped) const {
   const Sd3Config& c = config_;
   const int64_t p = c.patch_size;
   CHECK(hidden_states.rank() == 4 && hidden_states.dim(1) == c.in_channels &&
@@ -144,7 +145,9 @@ Var Sd3Transformer::forward_features(const Var& hidden_states, const Var& featur
   const Var temb = add(timestep_embedder_(cast(features, dtype)),
                        text_embedder_(cast(pooled_projections, dtype)));
   const Var silu_temb = silu(temb);
-  for (const Sd3Block& block : blocks_) {
+  for (int64_t i = 0; i < c.num_layers; ++i) {
+    if (std::find(skipped.begin(), skipped.end(), i) != skipped.end()) continue;
+    const Sd3Block& block = blocks_[static_cast<size_t>(i)];
     const TraceRange range(block.name.c_str());
     if (!checkpoint_blocks || block.last) {
       block(x, text, silu_temb);

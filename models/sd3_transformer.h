@@ -66,8 +66,10 @@ class Sd3Transformer : public MmditBase {
   Var forward(const Var& hidden_states, const Var& timestep, const Var& encoder_hidden_states,
               const Var& pooled_projections) const;
   // The same with timestep_features(timestep) [B, 256] in the timestep's place.
+  // Blocks that are `skipped` (their indices) pass their inputs on.
   Var forward_features(const Var& hidden_states, const Var& features,
-                       const Var& encoder_hidden_states, const Var& pooled_projections) const;
+                       const Var& encoder_hidden_states, const Var& pooled_projections,
+                       std::span<const int64_t> skipped = {}) const;
 
   const Sd3Config& config() const { return config_; }
   Linears linears();

@@ -70,6 +70,8 @@ class TextConditioning {
   void prepare(std::span<const std::string> prompts);
   // Where encoders run and conditions lie; what was encoded in memory is forgotten.
   void to(Device device);
+  // Frees what was encoded in memory.
+  void forget() { memory_.clear(); }
   // Lines as settings.warn gets them.
   const std::vector<std::string>& warnings() const { return warnings_; }
 

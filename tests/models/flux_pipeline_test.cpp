@@ -22,8 +22,9 @@ TextSettings short_text() {
 }
 
 std::unique_ptr<FluxPipeline> golden_pipeline(double guidance = 3.5, bool reference_bf16 = false) {
-  return FluxPipeline::load(golden("pipe_flux"), {}, DType::f32, short_text(),
-                            {64, 48, guidance, reference_bf16});
+  return FluxPipeline::load(
+      golden("pipe_flux"), {}, DType::f32, short_text(),
+      {.height = 64, .width = 48, .guidance = guidance, .reference_bf16 = reference_bf16});
 }
 
 nlohmann::json golden_cases() {
@@ -119,7 +120,7 @@ TEST_CASE("without T5 and VAE: CLIP's states, and pixels as latents") {
 TEST_CASE("what does not fit together is refused in one line") {
   const auto message = [&](const std::filesystem::path& folder, int64_t height) {
     return message_of([&] {
-      FluxPipeline::load(folder, {}, DType::f32, short_text(), {height, 48, 3.5, false});
+      FluxPipeline::load(folder, {}, DType::f32, short_text(), {.height = height, .width = 48});
     });
   };
   CHECK(contains(message(golden("pipe_flux"), 60), "multiple of 16"));

@@ -164,34 +164,6 @@ TEST_CASE("prepared prompts need no encoder any more") {
   CHECK(contains(message_of([&] { text.encode(Strings{"blue"}); }), "model.safetensors"));
 }
 
-TEST_CASE("an SD3 folder runs as diffusers runs it") {
-  const Golden g("pipe_sd3_cases");
-  const SafeTensors inputs = SafeTensors::open(golden("pipe_sd3_cases/inputs.safetensors"));
-  const SafeTensors expected = SafeTensors::open(golden("pipe_sd3_cases/cfg.safetensors"));
-  const auto model = Sd3Pipeline::load(golden("pipe_sd3"), {}, DType::f32, settings());
-  const NoGrad guard;
-  const nlohmann::json& options = g.cases["cases"]["cfg"];
-  const Condition yes = model->encode(options["prompt"].get<Strings>());
-  const Condition no = model->encode(options["negative_prompt"].get<Strings>());
-  const std::vector<double> sigmas = expected.get("sigmas").to_vector();
-  Var x(inputs.get("latents"));
-  for (size_t i = 0; i + 1 < sigmas.size(); ++i) {
-    const Var v =
-        guided_velocity(*model, x, sigmas[i], yes, &no, options["guidance_scale"].get<double>());
-    x = add(x, affine(v, sigmas[i + 1] - sigmas[i]));
-    check_parity(concat("step ", i), x.value(), expected.get(concat("latents.", i)), 0, 3e-5);
-  }
-  // Of the fixture the image is cut to [0, 1].
-  const Tensor image = model->decode(x.value());
-  const std::vector<double> ours = image.to_vector(), theirs = expected.get("image").to_vector();
-  REQUIRE(ours.size() == theirs.size());
-  double off = 0;
-  for (size_t i = 0; i < ours.size(); ++i) {
-    off = std::max(off, std::abs(std::clamp(ours[i], 0.0, 1.0) - theirs[i]));
-  }
-  CHECK(off < 1e-4);
-}
-
 TEST_CASE("a tower alone gives its own states") {
   const GoldenCase c("clip_text_b");
   const std::shared_ptr<ClipTextModel> encoder = ClipTextModel::load(c.folder);
