@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "tensor/error.h"
@@ -92,6 +94,16 @@ void sync_folder(const fs::path& folder) {
   if (::fsync(fd) != 0 && errno != EINVAL && errno != EROFS) fail("sync folder", folder, errno);
 }
 
+// A process that was killed and whose parent does not ask for it (in many containers nobody does)
+// keeps its number as a zombie.
+bool is_alive(int pid) {
+  if (::kill(pid, 0) != 0 && errno == ESRCH) return false;
+  std::ifstream stat(concat("/proc/", pid, "/stat"));
+  const std::string line{std::istreambuf_iterator<char>(stat), {}};
+  const size_t name_end = line.rfind(") ");
+  return name_end == std::string::npos || line.size() < name_end + 3 || line[name_end + 2] != 'Z';
+}
+
 // Temporary names are ".NAME.PID.COUNT.partial"; those of processes that died are removed here, so
 // that killed runs do not fill the folder.
 void remove_stale(const fs::path& path) {
@@ -106,7 +118,7 @@ void remove_stale(const fs::path& path) {
     const char* end = name.data() + name.size();
     const auto parsed = std::from_chars(name.data() + prefix.size(), end, pid);
     if (parsed.ec != std::errc() || *parsed.ptr != '.' || pid <= 0) continue;
-    if (::kill(pid, 0) != 0 && errno == ESRCH) fs::remove(entry.path(), ignored);
+    if (!is_alive(pid)) fs::remove(entry.path(), ignored);
   }
 }
 

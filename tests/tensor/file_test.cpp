@@ -61,6 +61,24 @@ TEST_CASE("temporary files of killed processes are removed by the next write") {
   CHECK(count_files(folder.path()) == 1);
 }
 
+TEST_CASE("as are those of a killed process that its parent does not ask for") {
+  TemporaryFolder folder;
+  const std::string path = folder / "a.txt";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    AtomicFile file(path);
+    file.write("half");
+    ::raise(SIGKILL);
+  }
+  siginfo_t info{};
+  REQUIRE(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT) == 0);
+  REQUIRE(count_files(folder.path()) == 1);
+  write_file(path, "new");
+  CHECK(count_files(folder.path()) == 1);
+  CHECK(read_file(path) == "new");
+  REQUIRE(::waitpid(child, nullptr, 0) == child);
+}
+
 TEST_CASE("errors name the path and the way out in one line") {
   TemporaryFolder folder;
   const auto one_line = [](const std::string& message, const std::string& part) {
