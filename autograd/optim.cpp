@@ -191,13 +191,15 @@ double trapezoid_schedule(int64_t step, int64_t warmup, int64_t total, int64_t d
   return std::min(rise, decay > 0 ? std::min(1.0, left / static_cast<double>(decay)) : 1.0);
 }
 
-Ema::Ema(const std::vector<NamedVar>& params, double decay, bool warm_up)
-    : params_(params), decay_(decay), warm_up_(warm_up) {
+Ema::Ema(const std::vector<NamedVar>& params, double decay, bool warm_up, int64_t every)
+    : params_(params), decay_(decay), warm_up_(warm_up), every_(every) {
+  CHECK(every >= 1, "Ema: updates every ", every, " steps, expected at least 1");
   for (const NamedVar& p : params_) averages_.push_back(p.var.value().clone());
 }
 
 void Ema::update() {
   const double t = static_cast<double>(updates_++);
+  if (updates_ % every_ != 0) return;
   const double decay = warm_up_ ? std::min((1.0 + t) / (10.0 + t), decay_) : decay_;
   std::vector<AdamWTensor> all;
   for (size_t i = 0; i < params_.size(); ++i) {

@@ -83,11 +83,12 @@ double cosine_schedule(int64_t step, int64_t warmup, int64_t total, double floor
 // Linear warm-up, constant, then linear decay to 0 over the last `decay` steps.
 double trapezoid_schedule(int64_t step, int64_t warmup, int64_t total, int64_t decay);
 
-// Exponential moving average of parameters, updated once per optimiser step with
-// decay_t = min((1 + t) / (10 + t), decay) (warm-up on) or decay; t counts updates from 0.
+// Exponential moving average of parameters, called once per optimiser step t = 0, 1, ... and
+// updated where t + 1 is a multiple of `every`, with decay_t = min((1 + t) / (10 + t), decay)
+// (warm-up on) or decay.
 class Ema {
  public:
-  Ema(const std::vector<NamedVar>& params, double decay, bool warm_up = true);
+  Ema(const std::vector<NamedVar>& params, double decay, bool warm_up = true, int64_t every = 1);
   void update();
   // Exchanges the parameters' values with the averages; calling it again swaps back.
   void swap();
@@ -99,7 +100,8 @@ class Ema {
   std::vector<Tensor> averages_;
   double decay_;
   bool warm_up_;
-  int64_t updates_ = 0;
+  int64_t every_;
+  int64_t updates_ = 0;  // calls
 };
 
 }  // namespace parlo

@@ -142,6 +142,27 @@ TEST_CASE("an average with and without warm-up, updated once a step") {
   }
 }
 
+TEST_CASE("an average updated every eighth step, by the decay of that step") {
+  const Var w(Tensor::from<double>({1}, {1}), true);
+  Ema ema({{"w", w}}, 0.9, true, 8);
+  double expected = 1;
+  for (int t = 0; t < 40; ++t) {
+    w.value().fill(std::cos(t));
+    if (t == 20) {  // a checkpoint between two updates
+      const NamedTensors state = ema.state();
+      Ema other({{"w", w}}, 0.9, true, 8);
+      other.load_state(state);
+      ema = other;
+    }
+    ema.update();
+    if (t % 8 == 7) {
+      const double decay = std::min((1.0 + t) / (10.0 + t), 0.9);
+      expected = decay * expected + (1 - decay) * std::cos(t);
+    }
+    CHECK(ema.state()[1].second.to_vector()[0] == doctest::Approx(expected).epsilon(1e-12));
+  }
+}
+
 TEST_CASE("training goes on after the averages were swapped in and out") {
   const Var w(normal64({3}, 1), true), twin(w.value().clone(), true);
   AdamW a({{"w", w}}, {}), b({{"w", twin}}, {});
