@@ -26,6 +26,7 @@ void apply_settings(const PipelineSettings& settings, AutoencoderKl* vae) {
   if (vae->params().device().is_cpu()) {
     throw UsageError("an autoencoder in bf16 needs a GPU; leave it in f32 on a CPU");
   }
+  vae->params().narrow_weights();
   vae->compute = DType::bf16;
 }
 

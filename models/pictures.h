@@ -10,7 +10,7 @@ struct PipelineSettings {
   int64_t height = 0, width = 0;  // pixels; 0: what the model was made for
   double guidance = 3.5;          // embedded, where the model takes it as an input (FLUX.1-dev)
   bool vae_tiling = false;        // large pictures in tiles (AutoencoderKl::tiling)
-  bool vae_bf16 = false;          // the autoencoder's activations; needs a GPU
+  bool vae_bf16 = false;          // the autoencoder's weights and activations; needs a GPU
   // Rounds timesteps and guidance as the reference's bf16 pipeline does: t = 750 becomes 752, a
   // guidance of 3.5 counts as 3.504. For comparing with it (FLUX).
   bool reference_bf16 = false;

@@ -1,6 +1,8 @@
 #include "rl/evaluate.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "rl/rewards/pixels.h"
 #include "rl/rollout.h"
@@ -18,24 +20,37 @@ Score summarise(std::vector<double> values) {
   return s;
 }
 
+void draw_images(FlowModel& model, std::span<const Prompt> prompts, std::span<const size_t> places,
+                 const EvalConfig& config, const std::function<void(size_t, Image)>& done) {
+  const RandomKey key = RandomKey(config.seed).fold("evaluation");
+  const bool guided = config.guidance != 1.0;
+  std::vector<std::string> texts{config.negative};
+  for (size_t i : places) texts.push_back(prompts[i].text);
+  model.prepare(texts);
+  Velocity velocity(model);
+  const auto batch = static_cast<size_t>(config.micro_batch);
+  for (size_t begin = 0; begin < places.size(); begin += batch) {
+    const auto part = places.subspan(begin, std::min(batch, places.size() - begin));
+    std::vector<RandomKey> keys;
+    for (size_t i : part) keys.push_back(key.fold(i));
+    const Condition condition = model.encode(std::span(texts).subspan(1 + begin, part.size()));
+    Condition uncond;
+    if (guided) uncond = model.encode(std::vector<std::string>(part.size(), config.negative));
+    std::vector<Image> images = to_images(
+        model.decode(sample_ode(velocity, condition, guided ? &uncond : nullptr, keys, config.steps,
+                                config.guidance, config.micro_batch, config.skip)));
+    for (size_t i = 0; i < part.size(); ++i) done(part[i], std::move(images[i]));
+  }
+}
+
 std::vector<Image> sample_images(FlowModel& model, std::span<const Prompt> prompts,
                                  const EvalConfig& config) {
-  const RandomKey key = RandomKey(config.seed).fold("evaluation");
-  std::vector<RandomKey> keys;
-  std::vector<std::string> texts;
-  for (const Prompt& p : prompts) {
-    keys.push_back(key.fold(keys.size()));
-    texts.push_back(p.text);
-  }
-  texts.emplace_back();  // the empty prompt of guidance
-  model.prepare(texts);
-  texts.pop_back();
-  const Condition condition = model.encode(texts);
-  Condition uncond;
-  if (config.guidance != 1.0) uncond = model.encode(std::vector<std::string>(texts.size(), ""));
-  return to_images(
-      model.decode(sample_ode(model, condition, config.guidance != 1.0 ? &uncond : nullptr, keys,
-                              config.steps, config.guidance, config.micro_batch)));
+  std::vector<size_t> places(prompts.size());
+  std::iota(places.begin(), places.end(), size_t{0});
+  std::vector<Image> images(prompts.size());
+  draw_images(model, prompts, places, config,
+              [&](size_t i, Image image) { images[i] = std::move(image); });
+  return images;
 }
 
 ScoreTable evaluate(FlowModel& model, std::span<const EvalSet> sets, const EvalConfig& config) {

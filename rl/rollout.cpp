@@ -24,7 +24,8 @@ Shape batch_shape(const FlowModel& model, int64_t batch) {
 
 // Velocity of flat latents [B, D], evaluated in micro-batches.
 Tensor velocity_of(Velocity& velocity, const Tensor& x, double sigma, const Condition& condition,
-                   const Condition* uncond, double guidance, int64_t micro_batch) {
+                   const Condition* uncond, double guidance, int64_t micro_batch,
+                   const SkipLayers* skip = nullptr) {
   const int64_t batch = x.dim(0);
   Tensor v = Tensor::empty_like(x);
   for (int64_t b = 0; b < batch; b += micro_batch) {
@@ -32,7 +33,7 @@ Tensor velocity_of(Velocity& velocity, const Tensor& x, double sigma, const Cond
     Condition none;
     if (uncond) none = uncond->rows(b, e);
     v.slice(0, b, e).copy_from(velocity.value({x.slice(0, b, e), sigma, condition.rows(b, e),
-                                               uncond ? &none : nullptr, guidance, false}));
+                                               uncond ? &none : nullptr, guidance, false, skip}));
   }
   return v;
 }
@@ -100,16 +101,17 @@ Rollout rollout(Velocity& velocity, const Condition& condition, const Condition*
   return out;
 }
 
-Tensor sample_ode(FlowModel& model, const Condition& condition, const Condition* uncond,
+Tensor sample_ode(Velocity& velocity, const Condition& condition, const Condition* uncond,
                   std::span<const RandomKey> keys, int64_t steps, double guidance,
-                  int64_t micro_batch) {
-  Velocity velocity(model);
+                  int64_t micro_batch, const SkipLayers& skip) {
+  const FlowModel& model = velocity.model();
   const std::vector<double> sigmas = model.sigmas(steps);
   Tensor x = initial_noise(model, keys);
   for (int64_t t = 0; t < steps; ++t) {
     const double sigma = sigmas[static_cast<size_t>(t)];
     const double next_sigma = sigmas[static_cast<size_t>(t + 1)];
-    const Tensor v = velocity_of(velocity, x, sigma, condition, uncond, guidance, micro_batch);
+    const Tensor v = velocity_of(velocity, x, sigma, condition, uncond, guidance, micro_batch,
+                                 skip.active(t, steps) ? &skip : nullptr);
     x = flow_step(flow_coefficients(FlowNoise::ode, sigma, next_sigma, 0.0, sigmas[1]), x, v, {})
             .next;
   }

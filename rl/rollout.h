@@ -58,8 +58,8 @@ Rollout rollout(Velocity& velocity, const Condition& condition, const Condition*
                 std::span<const SampleKey> keys, const RolloutConfig& config, int64_t start);
 
 // Plain ODE sampling.
-Tensor sample_ode(FlowModel& model, const Condition& condition, const Condition* uncond,
+Tensor sample_ode(Velocity& velocity, const Condition& condition, const Condition* uncond,
                   std::span<const RandomKey> keys, int64_t steps, double guidance,
-                  int64_t micro_batch = 32);
+                  int64_t micro_batch = 32, const SkipLayers& skip = {});
 
 }  // namespace parlo

@@ -1,6 +1,7 @@
 #include "rl/velocity.h"
 
 #include <bit>
+#include <optional>
 
 namespace parlo {
 namespace {
@@ -30,16 +31,23 @@ Velocity::Call Velocity::call(const At& at) const {
     c.inputs.push_back(at.uncond->pooled);
   }
   c.key = {std::bit_cast<uint64_t>(at.guidance), at.detach_uncond, at.uncond != nullptr};
+  std::optional<SkipLayers> skip;
+  if (at.skip != nullptr) {
+    skip = *at.skip;
+    c.key.push_back(std::bit_cast<uint64_t>(skip->scale));
+    c.key.insert(c.key.end(), skip->layers.begin(), skip->layers.end());
+  }
+  c.key.push_back(skip ? skip->layers.size() : 0);
   add_weights(model_.linears(), c.key);
   Shape shape = model_.latent_shape();
   shape.insert(0, batch);
   c.fn = [this, shape, guidance = at.guidance, detach = at.detach_uncond,
-          guided = at.uncond != nullptr](const std::vector<Tensor>& in) {
+          guided = at.uncond != nullptr, skip](const std::vector<Tensor>& in) {
     const Condition condition{in[2], in[3]};
     Condition uncond;
     if (guided) uncond = {in[4], in[5]};
     return guided_velocity(model_, Var(in[0].view(shape)), in[1], condition,
-                           guided ? &uncond : nullptr, guidance, detach);
+                           guided ? &uncond : nullptr, guidance, detach, skip ? &*skip : nullptr);
   };
   return c;
 }

@@ -19,6 +19,7 @@ class Velocity {
     const Condition* uncond = nullptr;  // needed when guidance != 1
     double guidance = 1;
     bool detach_uncond = false;
+    const SkipLayers* skip = nullptr;  // in this step
   };
 
   // record: off where other threads use the same GPU.

@@ -100,7 +100,8 @@ TEST_CASE("steps in the window are stored, the others are the plain ODE") {
 
       // Before the window: what the ODE sampler's third call sees.
       WatchedModel watched(*scene.model);
-      sample_ode(watched, scene.condition, uncond, init_of(scene.keys), c.steps, guidance);
+      Velocity velocity(watched);
+      sample_ode(velocity, scene.condition, uncond, init_of(scene.keys), c.steps, guidance);
       const Tensor seen = watched.inputs[2].slice(0, 0, 5).contiguous();
       CHECK(same_bits(seen.view(r.steps[0].x.shape()), r.steps[0].x));
 
