@@ -17,7 +17,7 @@ struct MapReduce::Expert {
   std::string label;  // "iteration_1_ocr": its files
   int64_t iteration = 1;
   int64_t steps = 0;
-  double lr = 0;
+  double lr = 0, kl_beta = 0;
   std::vector<WeightedReward> rewards;
   std::vector<Prompt> prompts;
 };
@@ -76,6 +76,7 @@ void validate(const MapReduceConfig& c, const std::vector<RewardTask>& tasks) {
     validate_prompts(t.reward, t.held_out);
     GrpoConfig g = c.grpo;
     g.lr = t.lr;
+    g.loss.kl_beta = t.kl_beta.value_or(g.loss.kl_beta);
     validate(g);
   }
 }
@@ -114,17 +115,20 @@ std::vector<MapReduce::Expert> MapReduce::experts_of(int64_t iteration) const {
                      iteration,
                      share_of(t.steps, config_.iterations, iteration),
                      t.lr,
+                     t.kl_beta.value_or(config_.grpo.loss.kl_beta),
                      {{t.reward, 1.0}},
                      t.train});
     }
     return out;
   }
-  Expert e{"morl", label("morl"), iteration, 0, 0.0, {}, {}};
+  Expert e{"morl", label("morl"), iteration, 0, 0.0, 0.0, {}, {}};
   double weights = 0, lr = 0;
   for (const RewardTask& t : tasks_) weights += t.morl_weight;
   for (const RewardTask& t : tasks_) {
     e.steps += t.steps;
-    lr += std::log(t.lr) / static_cast<double>(tasks_.size());
+    const auto count = static_cast<double>(tasks_.size());
+    lr += std::log(t.lr) / count;
+    e.kl_beta += t.kl_beta.value_or(config_.grpo.loss.kl_beta) / count;
     e.rewards.push_back({t.reward, t.morl_weight / weights});
   }
   e.lr = std::exp(lr);  // geometric mean of the experts' rates
@@ -164,6 +168,7 @@ AdapterFile MapReduce::train(const Expert& expert, FlowModel& model) {
                             : LoraAdapter::from_file(model.linears(), copy_of(live_));
   GrpoConfig grpo = config_.grpo;
   grpo.lr = expert.lr;
+  grpo.loss.kl_beta = expert.kl_beta;
   // Experts side by side share a GPU's stream, which only one may record.
   if (config_.parallel) grpo.rollout.record = false;
   std::unique_ptr<FlowModel> reference;

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,8 @@ struct RewardTask {
   int64_t steps = 64;  // rollout steps over the whole run; split evenly over iterations
   double lr = 1e-3;
   double morl_weight = 1.0;  // in morl's sum
+  // KL weight of its expert; none: that of the run's GrpoConfig. morl takes the mean.
+  std::optional<double> kl_beta = {};
 };
 
 struct MapReduceConfig {

@@ -43,6 +43,7 @@ void validate(const GrpoConfig& c) {
   need(c.advantage.clip > 0, "advantage clip", c.advantage.clip, "> 0");
   need(c.max_bad_steps >= 1, "skipped updates allowed", double(c.max_bad_steps), "at least 1");
   need(c.ema_decay >= 0 && c.ema_decay < 1, "EMA decay", c.ema_decay, "0 .. 1");
+  need(c.ema_every >= 1, "steps between updates of the EMA", double(c.ema_every), "at least 1");
 }
 
 struct GrpoTrainer::Batch {
@@ -128,7 +129,7 @@ GrpoTrainer::GrpoTrainer(FlowModel& model, LoraAdapter& adapter,
   CHECK(!rewards_.empty(), "GrpoTrainer: no reward");
   validate_mixture(rewards_, prompts_);
   if (reference != nullptr) reference_.emplace(*reference, config.rollout.record);
-  if (config_.ema_decay > 0) ema_.emplace(params_, config_.ema_decay);
+  if (config_.ema_decay > 0) ema_.emplace(params_, config_.ema_decay, true, config_.ema_every);
   model_.params().set_requires_grad(false);
   adapter_.set_requires_grad(true);
   adapter_.enable(linears_);

@@ -30,6 +30,7 @@ struct GrpoConfig {
   AdamWConfig adam{0.9, 0.999, 1e-12, 1e-4};
   double max_grad_norm = 1.0;  // 0: no clipping
   double ema_decay = 0.0;      // 0: no EMA; else evaluation and saved adapters use it
+  int64_t ema_every = 1;       // optimiser steps between its updates
   double weight_prox = 0.0;    // L2 pull towards the phase's start (adapter weights to 0)
   int64_t max_bad_steps = 5;   // skipped updates in a row that end the run
 };
