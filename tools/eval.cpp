@@ -85,7 +85,7 @@ std::string merge_name(const std::vector<double>& weights) {
 
 class Evaluation {
  public:
-  Evaluation(const EvalOptions& o, std::vector<EvalSet> sets)
+  Evaluation(EvalOptions& o, std::vector<EvalSet> sets)
       : options_(o), sets_(std::move(sets)), model_(load_model(o.model, o.device)) {
     for (const std::string& a : o.adapters) {
       files_.push_back(read_adapter(a));

@@ -7,6 +7,8 @@
 
 #include "lora/formats.h"
 #include "models/transformer_file.h"
+#include "rl/rewards/png.h"
+#include "rl/rewards/png_text.h"
 #include "tensor/safetensors.h"
 #include "tools/commands.h"
 
@@ -216,7 +218,38 @@ void print(const ordered_json& j) {
   }
 }
 
+bool is_png(const fs::path& path) {
+  return fs::is_regular_file(path) && path.extension() == ".png";
+}
+
+ordered_json describe_png(const fs::path& path) {
+  const Image image = read_png(path);
+  const std::string bytes = read_file(path);
+  ordered_json j{{"path", path.string()}, {"width", image.width}, {"height", image.height}};
+  ordered_json texts = ordered_json::object();
+  for (const auto& [keyword, value] :
+       png_texts({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()})) {
+    texts[keyword] = value;
+  }
+  j["texts"] = std::move(texts);
+  return j;
+}
+
+void inspect_png(const InspectOptions& o) {
+  const ordered_json j = describe_png(o.path);
+  const auto replace = ordered_json::error_handler_t::replace;  // of another writer's bytes
+  if (o.json) {
+    std::printf("%s\n", ordered_json::array({j}).dump(2, ' ', false, replace).c_str());
+    return;
+  }
+  std::printf("%s: PNG, %dx%d\n", o.path.c_str(), j["width"].get<int>(), j["height"].get<int>());
+  for (const auto& [keyword, value] : j["texts"].items()) {
+    std::printf("  %s: %s\n", keyword.c_str(), value.get<std::string>().c_str());
+  }
+}
+
 void run(const InspectOptions& o) {
+  if (is_png(o.path)) return inspect_png(o);
   ordered_json all = ordered_json::array();
   for (const Part& part : find_parts(o.path)) all.push_back(describe(part));
   if (o.json) {
@@ -231,8 +264,11 @@ void run(const InspectOptions& o) {
 void add_inspect(CLI::App& parent) {
   auto o = std::make_shared<InspectOptions>();
   CLI::App* app = parent.add_subcommand(
-      "inspect", "Tensors, dtypes and sizes of a file or folder; format and rank of adapters");
-  app->add_option("path", o->path, "A .safetensors file, a component, a pipeline or an adapter")
+      "inspect",
+      "Tensors, dtypes and sizes of a file or folder; format and rank of adapters; what a "
+      "picture was drawn with");
+  app->add_option("path", o->path,
+                  "A .safetensors file, a component, a pipeline, an adapter or a .png")
       ->required();
   app->add_flag("--json", o->json, "A JSON list, one object a set of tensors");
   app->callback([o] { run(*o); });

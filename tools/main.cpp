@@ -7,6 +7,7 @@
 #include "tensor/error.h"
 #include "tools/commands.h"
 #include "tools/openmp.h"
+#include "tools/run_folder.h"
 
 int main(int argc, char** argv) {
   parlo::ensure_single_threaded_openmp(argv);
@@ -14,7 +15,7 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"parlo trains image generators against several preferences at once", "parlo"};
   app.require_subcommand(1);
-  app.set_version_flag("--version", PARLO_VERSION);
+  app.set_version_flag("--version", parlo::build_version());
   parlo::add_demo(app);
   parlo::add_train(app);
   parlo::add_pretrain(app);

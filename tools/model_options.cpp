@@ -71,11 +71,51 @@ void tell_what_is_used(const std::string& base, const std::string& parts) {
 
 std::unique_ptr<FlowModel> open_model(const std::string& base, const std::string& parts,
                                       Device device, const std::string& dtype,
-                                      const TextSettings& given) {
+                                      const TextSettings& given, const PipelineSettings& pictures) {
   TextSettings text = given;
   text.warn = [](const std::string& line) { std::fprintf(stderr, "parlo: %s\n", line.c_str()); };
   return load_flow_model(find_files(base, parts), device,
-                         dtype == "bf16" ? DType::bf16 : DType::f32, text);
+                         dtype == "bf16" ? DType::bf16 : DType::f32, text, pictures);
+}
+
+void add_picture_flags(CLI::App& app, PipelineSettings& pictures, GuidanceFlags& g) {
+  constexpr int64_t kMostPixels = 16384;
+  app.add_option("--height", pictures.height, "Height of pictures; 0: what the model was made for")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, kMostPixels));
+  app.add_option("--width", pictures.width, "Width of pictures, as --height")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, kMostPixels));
+  app.add_option("--guidance", g.guidance,
+                 "Guidance: the embedded one of a model that takes it (FLUX.1-dev; default 3.5), "
+                 "else classifier-free (default 1: none); 0: the default")
+      ->capture_default_str();
+  app.add_option("--true-cfg", g.true_cfg,
+                 "Classifier-free guidance beside the embedded one; 1: none")
+      ->capture_default_str();
+  app.add_flag("--vae-tiling", pictures.vae_tiling,
+               "Decode in tiles: memory of one tile, faint seams");
+  app.add_flag("--vae-bf16", pictures.vae_bf16, "GPU: the autoencoder in bf16");
+}
+
+void check_pictures(PipelineSettings& pictures, const GuidanceFlags& g) {
+  if (!std::isfinite(g.guidance) || g.guidance < 0) {
+    throw UsageError(concat("--guidance ", g.guidance, ": expected a finite number >= 0"));
+  }
+  if (!std::isfinite(g.true_cfg)) {
+    throw UsageError(concat("--true-cfg ", g.true_cfg, ": expected a finite number"));
+  }
+  if (g.guidance > 0) pictures.guidance = g.guidance;
+}
+
+double classifier_free(const FlowModel& model, const GuidanceFlags& g) {
+  if (model.embeds_guidance()) return g.true_cfg;
+  if (g.true_cfg != 1) {
+    throw UsageError(
+        "--true-cfg is for models with an embedded guidance beside it; this model's guidance is "
+        "classifier-free: use --guidance");
+  }
+  return g.guidance > 0 ? g.guidance : 1.0;
 }
 
 void add_model_flags(CLI::App& app, ModelOptions& o) {
@@ -83,22 +123,21 @@ void add_model_flags(CLI::App& app, ModelOptions& o) {
   add_dtype_flag(app, o.dtype);
   add_text_flags(app, o.text);
   app.add_option("--steps", o.draw.steps, "Sampler steps")->capture_default_str();
-  app.add_option("--guidance", o.draw.guidance, "Classifier-free guidance; 1: none")
-      ->capture_default_str();
+  add_picture_flags(app, o.pictures, o.guidance);
   app.add_option("--batch", o.draw.micro_batch, "Pictures at a time; no effect on results")
       ->capture_default_str();
 }
 
-std::unique_ptr<FlowModel> load_model(const ModelOptions& o, Device device) {
+std::unique_ptr<FlowModel> load_model(ModelOptions& o, Device device) {
   if (o.draw.steps < 1) throw UsageError(concat("--steps ", o.draw.steps, ": expected 1 or more"));
   if (o.draw.micro_batch < 1) {
     throw UsageError(concat("--batch ", o.draw.micro_batch, ": expected 1 or more"));
   }
-  if (!std::isfinite(o.draw.guidance)) {
-    throw UsageError(concat("--guidance ", o.draw.guidance, ": expected a finite number"));
-  }
+  check_pictures(o.pictures, o.guidance);
   tell_what_is_used(o.base, o.parts);
-  return open_model(o.base, o.parts, device, o.dtype, o.text);
+  auto model = open_model(o.base, o.parts, device, o.dtype, o.text, o.pictures);
+  o.draw.guidance = classifier_free(*model, o.guidance);
+  return model;
 }
 
 void put_on(FlowModel& model, const std::string& adapter) {

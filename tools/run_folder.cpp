@@ -129,6 +129,10 @@ const char* build_commit() {
   return PARLO_COMMIT;
 }
 
+const char* build_version() {
+  return PARLO_VERSION;
+}
+
 void write_summary(const fs::path& folder, const SummaryInfo& info, const RunResult& result) {
   ordered_json scores = ordered_json::object(), volumes = ordered_json::object();
   std::set<int64_t> rejected;

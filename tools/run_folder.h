@@ -44,6 +44,8 @@ class RunLog {
 
 // Short id of the commit this was built from, or "unknown".
 const char* build_commit();
+// Of this project, e.g. "0.1.0".
+const char* build_version();
 
 struct SummaryInfo {
   std::string command;

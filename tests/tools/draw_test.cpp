@@ -54,7 +54,7 @@ TEST_CASE("sample writes a picture a prompt, the grid and the prompts") {
       sample(out / "a", {"--prompt", "a red circle", "--prompt", "a blue square", "--count", "2"});
   INFO(r.output);
   REQUIRE(r.code == 0);
-  CHECK(entries(out / "a") == 6);
+  CHECK(entries(out / "a") == 7);  // and the settings
   const Image first = read_png(out / "a/00000.png");
   CHECK(first.width == 16);
   CHECK(first != read_png(out / "a/00001.png"));  // other noise

@@ -15,8 +15,10 @@ struct Outcome {
   std::string output;  // stdout and stderr together
 };
 
-inline Outcome run_parlo(const std::vector<std::string>& arguments) {
-  std::string command = PARLO_BINARY;
+// `before` goes in front of the command, e.g. "timeout -s KILL 1 ".
+inline Outcome run_parlo(const std::vector<std::string>& arguments,
+                         const std::string& before = "") {
+  std::string command = before + PARLO_BINARY;
   for (const std::string& a : arguments) {
     command += " '";
     for (char c : a) command += c == '\'' ? std::string("'\\''") : std::string(1, c);
