@@ -48,6 +48,7 @@ ordered_json settings_of(const SampleOptions& o, Device device) {
   const ModelOptions& m = o.model;
   const SkipLayers& skip = m.draw.skip;
   return {{"base", absolute(m.base)},
+          {"components", absolute(m.parts)},
           {"adapter", absolute(o.adapter)},
           {"dtype", m.dtype},
           {"device", device.is_cpu() ? "cpu" : "cuda"},

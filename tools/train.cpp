@@ -14,6 +14,7 @@
 #include "tools/progress.h"
 #include "tools/report.h"
 #include "tools/run_folder.h"
+#include "tools/train_presets.h"
 #include "tools/world/prompts.h"
 
 namespace parlo {
@@ -55,12 +56,12 @@ std::string text_for(const std::vector<std::string>& entries, const std::string&
 }
 
 void check_names(const std::vector<std::string>& entries, const std::vector<std::string>& rewards,
-                 const char* flag) {
+                 const char* flag, const char* among = "--rewards") {
   for (const std::string& entry : entries) {
     const std::string name = entry.substr(0, entry.find('='));
     const bool known = std::find(rewards.begin(), rewards.end(), name) != rewards.end();
     if (entry.find('=') != std::string::npos && !known) {
-      throw UsageError(concat(flag, " ", entry, ": ", name, " is not among --rewards"));
+      throw UsageError(concat(flag, " ", entry, ": ", name, " is not among ", among));
     }
   }
 }
@@ -86,6 +87,8 @@ std::vector<RewardTask> make_tasks(const TrainOptions& o) {
         std::pair{&o.eval_prompts, "--eval-prompts"}}) {
     check_names(*entries, o.rewards, flag);
   }
+  check_names(o.kl, all_reward_names(), "--kl",
+              "the rewards");  // a preset names those it was published with
   if (o.eval_count < 1) {
     throw UsageError(concat("--eval-count is ", o.eval_count, ", expected at least 1"));
   }
@@ -104,6 +107,7 @@ std::vector<RewardTask> make_tasks(const TrainOptions& o) {
         held_out.empty() ? balanced_prompts(name, split, o.eval_count) : read_prompts(held_out);
     t.steps = o.steps;
     t.lr = value_for(o.lr, name, default_lr(name), "--lr");
+    t.kl_beta = value_for(o.kl, name, 0.0, "--kl");
     t.morl_weight = value_for(o.morl_weights, name, 1.0, "--morl-weights");
     tasks.push_back(std::move(t));
   }
@@ -129,6 +133,12 @@ std::set<std::string> names_of(const std::map<std::string, T>& choices) {
   return out;
 }
 
+// A preset may have turned it on (--name=false turns it off again), which config.toml must say.
+void add_switch(CLI::App& app, const std::string& name, bool& on, const std::string& help) {
+  CLI::Option* flag = app.add_flag(name, on, help);
+  if (on) flag->default_str("true");
+}
+
 void add_rollout_flags(CLI::App& app, TrainOptions& o) {
   RolloutConfig& r = o.run.grpo.rollout;
   app.add_option("--sampler-steps", r.steps, "Sampler steps of a rollout")->capture_default_str();
@@ -145,9 +155,8 @@ void add_rollout_flags(CLI::App& app, TrainOptions& o) {
   app.add_option("--timestep-fraction", r.timestep_fraction,
                  "Without a window: train the first int(fraction * steps) steps")
       ->capture_default_str();
-  app.add_option("--guidance", r.guidance, "Classifier-free guidance; 1: off")
-      ->capture_default_str();
-  app.add_flag("--detach-uncond", r.detach_uncond, "No gradient through the unconditional branch");
+  add_switch(app, "--detach-uncond", r.detach_uncond,
+             "No gradient through the unconditional branch");
   app.add_option("--micro-batch", r.micro_batch,
                  "Samples a pass; bounds memory, changes the rounding of gradients")
       ->capture_default_str();
@@ -160,15 +169,19 @@ void add_grpo_flags(CLI::App& app, TrainOptions& o) {
   app.add_option("--group-size", g.group_size, "Samples a prompt")->capture_default_str();
   app.add_option("--updates", g.updates_per_rollout, "Optimiser steps a rollout")
       ->capture_default_str();
-  app.add_flag("--same-noise", g.same_noise, "One initial latent for a group");
-  app.add_flag("--global-std", g.advantage.global_std, "Advantages over the std of all samples");
+  add_switch(app, "--same-noise", g.same_noise, "One initial latent for a group");
+  add_switch(app, "--global-std", g.advantage.global_std, "Advantages over the std of all samples");
   app.add_option("--clip-low", g.loss.clip_low, "Ratio clip below 1")->capture_default_str();
   app.add_option("--clip-high", g.loss.clip_high, "Ratio clip above 1")->capture_default_str();
-  app.add_option("--kl", g.loss.kl_beta, "KL weight beta")->capture_default_str();
-  app.add_flag("--exact-kl", g.loss.exact_kl, "Gaussian KL with |dt|, not the published code's");
+  app.add_option("--kl", o.kl, "KL weight beta: NUMBER or NAME=NUMBER,... of any rewards")
+      ->delimiter(',')
+      ->capture_default_str();
+  add_switch(app, "--exact-kl", g.loss.exact_kl, "Gaussian KL with |dt|, not the published code's");
   app.add_option("--prox", g.weight_prox, "L2 pull of the adapter towards 0")
       ->capture_default_str();
   app.add_option("--ema", g.ema_decay, "EMA decay of the adapter; 0: off")->capture_default_str();
+  app.add_option("--ema-every", g.ema_every, "Optimiser steps between updates of the EMA")
+      ->capture_default_str();
   app.add_option("--adam-eps", g.adam.eps, "Adam's epsilon")->capture_default_str();
   app.add_option("--weight-decay", g.adam.weight_decay, "AdamW's decay")->capture_default_str();
   app.add_option("--max-grad-norm", g.max_grad_norm, "Clip the gradient; 0: off")
@@ -194,20 +207,23 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
   app.add_option("--iterations", c.iterations, "Map-Reduce iterations K")->capture_default_str();
   app.add_option("--steps", o.steps, "Rollout steps an expert over the whole run")
       ->capture_default_str();
-  app.add_option("--lr", o.lr, "Learning rate: NUMBER or NAME=NUMBER,...")->delimiter(',');
+  app.add_option("--lr", o.lr, "Learning rate: NUMBER or NAME=NUMBER,...")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--weights", c.weights, "W1,W2,...: merge weights, one a reward; default uniform")
       ->delimiter(',');
   app.add_option("--weight-grid", c.weight_grid, "Score merges on a simplex grid of N intervals")
       ->capture_default_str();
-  app.add_flag("--choose-weights", c.choose_weights, "Merge with the grid's best hypervolume");
-  app.add_flag("--factor-mean", c.factor_mean, "The published code's merge: average A and B");
-  app.add_flag("--rollback", c.rollback, "Drop a merge that loses hypervolume");
-  app.add_flag("--anchor-base", c.anchor_base, "KL towards the original base, not the folded one");
+  add_switch(app, "--choose-weights", c.choose_weights, "Merge with the grid's best hypervolume");
+  add_switch(app, "--factor-mean", c.factor_mean, "The published code's merge: average A and B");
+  add_switch(app, "--rollback", c.rollback, "Drop a merge that loses hypervolume");
+  add_switch(app, "--anchor-base", c.anchor_base,
+             "KL towards the original base, not the folded one");
   app.add_option("--optimizer", o.optimizer, "Adam state across iterations: reset, keep, average")
       ->capture_default_str()
       ->check(CLI::IsMember(names_of(kCarries)));
-  app.add_flag("--parallel", c.parallel, "Experts side by side, one thread each");
-  app.add_flag("--mixed-data", c.morl_mixed_data, "morl: each prompt by its own reward only");
+  add_switch(app, "--parallel", c.parallel, "Experts side by side, one thread each");
+  add_switch(app, "--mixed-data", c.morl_mixed_data, "morl: each prompt by its own reward only");
   app.add_option("--morl-weights", o.morl_weights, "morl: NAME=NUMBER,... of the sum")
       ->delimiter(',');
   app.add_option("--rank", c.lora.r, "LoRA rank")->capture_default_str();
@@ -217,8 +233,8 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
       ->capture_default_str();
   app.add_option("--eval-count", o.eval_count, "Held-out prompts a reward")->capture_default_str();
   // Not "!--flag" on the bool itself: config.toml would hold the opposite of its default.
-  app.add_flag("--no-score-experts", o.no_score_experts,
-               "Do not score the experts of every iteration on all rewards");
+  add_switch(app, "--no-score-experts", o.no_score_experts,
+             "Do not score the experts of every iteration on all rewards");
   app.add_option("--eval-split", o.eval_split,
                  "Built-in prompts to score on: held-out, or train to tune settings")
       ->capture_default_str()
@@ -237,10 +253,10 @@ void add_run_flags(CLI::App& app, TrainOptions& o) {
 }  // namespace
 
 void add_train_flags(CLI::App& app, TrainOptions& o) {
-  o.run.lora.lora_alpha = 16;
   for (CLI::Option* flag : add_base_flags(app, o.base, o.parts)) flag->transform(absolute_entry);
   add_dtype_flag(app, o.dtype);
   add_text_flags(app, o.text)->transform(absolute_entry);
+  add_picture_flags(app, o.pictures, o.guidance);
   app.add_option("--clip", o.clip, "CLIP folder of pickscore; default: the built-in world's")
       ->transform(absolute_entry);
   app.add_option("--train-prompts", o.train_prompts,
@@ -318,13 +334,16 @@ void run_training(TrainOptions o, const fs::path& out) {
   o.run.evaluate_experts = !o.no_score_experts;
   o.run.carry = kCarries.at(o.optimizer);
   o.run.grpo.rollout.noise = kNoises.at(o.noise);
-  o.run.eval.guidance = o.run.grpo.rollout.guidance;
   o.run.lora.target_modules = parse_targets(o.targets);
   const std::vector<RewardTask> tasks = make_tasks(o);
   validate(o.run, tasks);
-  const auto make_model = [&] { return open_model(o.base, o.parts, o.device, o.dtype, o.text); };
+  check_pictures(o.pictures, o.guidance);
   tell_what_is_used(o.base, o.parts);
-  make_model();  // a bad base is refused before anything is written
+  const auto make_model = [&] {
+    return open_model(o.base, o.parts, o.device, o.dtype, o.text, o.pictures);
+  };
+  // A bad base is refused before anything is written.
+  o.run.grpo.rollout.guidance = o.run.eval.guidance = classifier_free(*make_model(), o.guidance);
   make_folders(out / "samples");
   const FolderLock mine(out);
   if (!fs::exists(out / "config.toml")) write_file(out / "config.toml", o.config_text);
@@ -398,19 +417,28 @@ std::vector<std::string> given_flags(const CLI::App& app) {
 
 namespace {
 
+struct Places {
+  std::string out, resume, preset, config;
+};
+
 struct Settings {
   TrainOptions options;
   std::string text;
 };
 
-// Settings of a file, overridden by the flags that were given to `app` (null: none).
-Settings read_settings(const fs::path& config, const CLI::App* app) {
-  if (!fs::exists(config)) throw UsageError(config.string() + ": no such settings file");
+// A preset's settings (empty: the defaults), overridden by those of a file (empty: none), and these
+// by the flags that were given to `app` (null: none).
+Settings read_settings(const std::string& preset, const fs::path& config, const CLI::App* app) {
   Settings s;
+  if (!preset.empty()) s.options = train_preset(preset);
   CLI::App reader;
-  reader.set_config("--config", "")->configurable(false);
+  std::vector<std::string> args;
+  if (!config.empty()) {
+    if (!fs::exists(config)) throw UsageError(config.string() + ": no such settings file");
+    reader.set_config("--config", "")->configurable(false);
+    args = {"--config", config.string()};
+  }
   add_train_flags(reader, s.options);
-  std::vector<std::string> args{"--config", config.string()};
   if (app != nullptr) {
     for (const std::string& word : given_flags(*app)) args.push_back(word);
   }
@@ -418,7 +446,8 @@ Settings read_settings(const fs::path& config, const CLI::App* app) {
   try {
     reader.parse(args);
   } catch (const CLI::ParseError& e) {
-    throw UsageError(config.string() + ": " + e.what());
+    const std::string from = config.empty() ? "--preset " + preset : config.string();
+    throw UsageError(from + ": " + e.what());
   }
   s.text = run_settings_text(reader);
   return s;
@@ -436,18 +465,19 @@ void check_same_config(const fs::path& folder, const std::string& text) {
 
 namespace {
 
-void start_run(CLI::App& app, const TrainOptions& given, const std::string& out,
-               const std::string& config) {
+void start_run(CLI::App& app, const TrainOptions& given, const Places& at) {
+  const std::string& out = at.out;
   if (out.empty()) throw UsageError("train: needs --out DIR (or --resume DIR)");
   if (fs::exists(fs::path(out) / "config.toml")) {
     throw UsageError(out + ": already holds a run; use --resume " + out +
                      " to continue it, or another folder");
   }
   Settings s{given, run_settings_text(app)};
-  if (!config.empty()) s = read_settings(config, &app);
+  if (!at.preset.empty() || !at.config.empty()) s = read_settings(at.preset, at.config, &app);
   s.options.config_text = s.text;
   s.options.command = "parlo train --out " + out;
-  if (!config.empty()) s.options.command += " --config " + config;
+  if (!at.preset.empty()) s.options.command += " --preset " + at.preset;
+  if (!at.config.empty()) s.options.command += " --config " + at.config;
   for (const std::string& word : given_flags(app)) s.options.command += " " + word;
   s.options.device = apply(s.options.common);
   run_training(s.options, out);
@@ -467,7 +497,7 @@ void resume_run(CLI::App& app, const TrainOptions& given, const std::string& fol
                               config.string(), "; drop the flag or start a new run"));
     }
   }
-  Settings s = read_settings(config, nullptr);
+  Settings s = read_settings("", config, nullptr);
   s.options.common.threads = given.common.threads;
   s.options.common.device = given.common.device;
   s.options.command = concat("parlo train --resume ", folder);
@@ -478,9 +508,6 @@ void resume_run(CLI::App& app, const TrainOptions& given, const std::string& fol
 }  // namespace
 
 void add_train(CLI::App& parent) {
-  struct Places {
-    std::string out, resume, config;
-  };
   auto o = std::make_shared<TrainOptions>();
   auto at = std::make_shared<Places>();
   CLI::App* app = parent.add_subcommand(
@@ -488,12 +515,16 @@ void add_train(CLI::App& parent) {
   app->add_option("--out", at->out, "Run folder, new or empty")->configurable(false);
   app->add_option("--resume", at->resume, "Continue the run in this folder, its own settings")
       ->configurable(false);
+  app->add_option("--preset", at->preset,
+                  "Published settings by name (listed below); --config and flags override them")
+      ->configurable(false);
   app->add_option("--config", at->config, "Settings from a TOML file; flags override it")
       ->configurable(false);
+  app->footer(train_presets_help());
   add_train_flags(*app, *o);
   app->callback([=] {
     if (at->resume.empty()) {
-      start_run(*app, *o, at->out, at->config);
+      start_run(*app, *o, *at);
     } else {
       resume_run(*app, *o, at->resume);
     }

@@ -8,18 +8,24 @@
 
 #include "models/text_conditioning.h"
 #include "rl/mapreduce.h"
+#include "tools/model_options.h"
 #include "tools/options.h"
 
 namespace parlo {
 
 struct TrainOptions {
+  TrainOptions() { run.lora.lora_alpha = 16; }
+
   CommonOptions common;
   Device device;  // what apply(common) gave
   MapReduceConfig run;
   std::string base, parts, clip;
   std::string dtype = "f32";
   TextSettings text;
+  PipelineSettings pictures;
+  GuidanceFlags guidance;
   std::vector<std::string> rewards{"ocr", "geneval", "pickscore"};
+  std::vector<std::string> kl{"0"};
   std::vector<std::string> lr, morl_weights, train_prompts, eval_prompts;
   std::string targets = "attention+mlp";
   std::string eval_split = "held-out";
