@@ -62,6 +62,13 @@ std::string join(const std::vector<std::string>& items) {
 
 SafeTensors SafeTensors::open_index(const fs::path& index) {
   const auto weight_map = read_weight_map(index);
+  std::set<std::string> absent;
+  for (const auto& [name, shard] : weight_map) {
+    std::error_code ignored;
+    if (!fs::exists(index.parent_path() / shard, ignored)) absent.insert(printable(shard));
+  }
+  CHECK(absent.empty(), index.string(),
+        ": no such file among the shards that it names: ", join({absent.begin(), absent.end()}));
   SafeTensors out;
   std::map<std::string, SafeTensors> shards;
   std::vector<std::string> missing;

@@ -302,6 +302,8 @@ TEST_CASE("sharded checkpoints") {
   write_index(abc + ",\"d\":\"" + shard(2) + "\",\"e\":\"" + shard(1) + "\"");
   CHECK(contains(message(), "the shards lack tensors of the index: 'd'"));
   CHECK(contains(message(), "'e'"));
+  write_index(abc + ",\"d\":\"x.safetensors\",\"e\":\"y.safetensors\"");
+  CHECK(contains(message(), "that it names: x.safetensors, y.safetensors"));
   write_index("\"a\":\"../" + shard(1) + "\"");
   CHECK(contains(message(), "not a plain file name"));
   write_index("\"a\":\"none.safetensors\"");
