@@ -30,8 +30,8 @@ void ModelFiles::check() const {
   std::error_code ignored;
   CHECK(fs::is_directory(parts, ignored), parts.string(),
         ": no such folder; expected a model folder with transformer/, text_encoder/, tokenizer/");
-  CHECK(is_there(transformer), transformer.string(),
-        ": does not exist; expected the transformer of a model, a folder or a .safetensors file");
+  CHECK(is_there(transformer), (transformer / "config.json").string(),
+        ": cannot be read; there is no ", transformer.string());
 }
 
 TransformerFile ModelFiles::open_transformer() const {
@@ -52,6 +52,7 @@ std::shared_ptr<AutoencoderKl> ModelFiles::load_vae(const AutoencoderKlConfig& p
 }
 
 std::string ModelFiles::used() const {
+  check();
   const TransformerFile file = open_transformer();
   if (!file.original) return "";
   const std::string vae = vae_prefix(file.tensors);
@@ -60,8 +61,8 @@ std::string ModelFiles::used() const {
     const bool taken = name.starts_with(file.prefix) || (!vae.empty() && name.starts_with(vae));
     if (!taken) others.insert(name.substr(0, name.find('.')) + ".*");
   }
-  std::string out = concat(transformer.string(), ": ", file.class_name(),
-                           " in the original layout (", file.prefix, "*)");
+  std::string out = concat(transformer.string(), ": ", file.class_name(), " in the original layout",
+                           file.prefix.empty() ? "" : concat(" (", file.prefix, "*)"));
   if (!vae.empty()) out += concat(" and the autoencoder (", vae, "*)");
   out += "; the other parts are those of " + parts.string();
   std::string unused;

@@ -118,6 +118,29 @@ TEST_CASE("eval scores base and adapters and sweeps their merges") {
   CHECK(half == j["scores"]["merge:0.5,0.5"]);
 }
 
+TEST_CASE("a transformer's file and a folder for the rest draw what the folder draws") {
+  const TemporaryFolder folder;
+  const auto draw = [&](std::vector<std::string> base) {
+    const std::string out = folder / std::to_string(base.size());
+    std::vector<std::string> args{"sample", "--steps",  "2",     "--guidance", "1", "--text-tokens",
+                                  "24",     "--prompt", "a cat", "--out",      out};
+    args.insert(args.end(), base.begin(), base.end());
+    const Outcome r = run_parlo(args);
+    INFO(r.output);
+    REQUIRE(r.code == 0);
+    CHECK(contains(r.output, "original layout") == (base.size() == 4));
+    return read_file(out + "/00000.png");
+  };
+  const std::string file = golden("single_file/sd3.safetensors");
+  CHECK(draw({"--base", file, "--components", golden("pipe_sd3")}) ==
+        draw({"--base", golden("pipe_sd3")}));
+  const Outcome alone =
+      run_parlo({"sample", "--base", file, "--prompt", "a cat", "--out", folder / "none"});
+  CHECK(alone.code == 2);
+  CHECK(contains(alone.output, "add --components FOLDER"));
+  CHECK(!std::filesystem::exists(folder / "none"));
+}
+
 TEST_CASE("what cannot be drawn or scored leaves nothing behind") {
   TemporaryFolder out;
   const std::string to = out / "x";

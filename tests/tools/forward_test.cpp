@@ -113,6 +113,38 @@ TEST_CASE("other dtypes of inputs, and bf16 weights") {
                SafeTensors::open(golden("clip_text_a/outputs.safetensors")).get("pooler_output"));
 }
 
+TEST_CASE("a transformer's file with the original names") {
+  const TemporaryFolder folder;
+  // flux.safetensors is pipe_flux/transformer; its config.json tells the axes, which shapes do not.
+  std::filesystem::copy(golden("single_file/flux.safetensors"), folder.path());
+  std::filesystem::copy(golden("pipe_flux/transformer/config.json"), folder.path());
+  const int64_t tokens = 6, text = 3;
+  save_safetensors(folder / "in.safetensors",
+                   {{"hidden_states", random_tensor({1, tokens, 64}, 1)},
+                    {"encoder_hidden_states", random_tensor({1, text, 36}, 2)},
+                    {"pooled_projections", random_tensor({1, 16}, 3)},
+                    {"timestep", Tensor::full({1}, 0.5)},
+                    {"guidance", Tensor::full({1}, 3.5)},
+                    {"img_ids", random_tensor({tokens, 3}, 4)},
+                    {"txt_ids", Tensor::zeros({text, 3})}});
+  std::vector<Tensor> samples;
+  for (const std::string& place : {folder / "flux.safetensors", golden("pipe_flux/transformer")}) {
+    const Outcome r =
+        run_parlo({"forward", "--component", "flux", "--checkpoint", place, "--inputs",
+                   folder / "in.safetensors", "--outputs", folder / "out.safetensors"});
+    INFO(r.output);
+    REQUIRE(r.code == 0);
+    samples.push_back(SafeTensors::open(folder / "out.safetensors").get("sample").clone());
+  }
+  CHECK(same_values(samples[0], samples[1]));
+  const Outcome r =
+      run_parlo({"forward", "--component", "sd3", "--checkpoint", folder / "flux.safetensors",
+                 "--inputs", folder / "in.safetensors", "--outputs", folder / "no.safetensors"});
+  CHECK(r.code == 1);
+  CHECK(contains(r.output, "FluxTransformer2DModel, expected SD3Transformer2DModel"));
+  CHECK(!std::filesystem::exists(folder / "no.safetensors"));
+}
+
 TEST_CASE("a text tower saved without its prefix") {
   TemporaryFolder folder;
   const Case c = kCases[9];

@@ -69,6 +69,14 @@ TEST_CASE("a component's class, an adapter's rank, a pipeline's parts") {
   CHECK(contains(inspect(file)[0]["adapter"]["error"].get<std::string>(), "LoHa"));
 }
 
+TEST_CASE("a transformer under its original names") {
+  const json file = inspect(golden("single_file/sd3.safetensors"))[0];
+  CHECK(file["class"] == "SD3Transformer2DModel");
+  CHECK(file["layout"] == "original");
+  CHECK(file["prefix"] == "model.diffusion_model.");
+  CHECK(!inspect(golden("sd3_a"))[0].contains("layout"));
+}
+
 TEST_CASE("what cannot be inspected") {
   TemporaryFolder folder;
   check_refused({"inspect", "/nowhere"}, 2, {"/nowhere: no such file or folder"});
