@@ -395,7 +395,9 @@ std::string run_settings_text(const CLI::App& app) {
   std::istringstream in(app.config_to_str(true, false));
   std::string out;
   for (std::string line; std::getline(in, line);) {
-    if (!line.ends_with("=\"\"") && !line.ends_with("=[]")) out += line + "\n";
+    const bool empty =
+        line.ends_with("=\"\"") || line.ends_with("=[]") || line.ends_with("=\"[]\"");
+    if (!empty) out += line + "\n";
   }
   return out;
 }
