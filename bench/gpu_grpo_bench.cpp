@@ -43,6 +43,7 @@ class BareSd3 : public FlowModel {
   std::vector<double> sigmas(int64_t steps) const override { return shifted_sigmas(steps, 3.0); }
   Linears linears() override { return transformer_.linears(); }
   Params& params() override { return transformer_.params(); }
+  MmditBase& transformer() override { return transformer_; }
   Device device() const override { return kGpu; }
 
   // Operations of one sample's forward: products of 24 D^2 a token and block, of which the last

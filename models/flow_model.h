@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "models/layers.h"
+#include "models/mmdit.h"
 
 namespace parlo {
 
@@ -50,6 +50,8 @@ class FlowModel {
   virtual std::vector<double> sigmas(int64_t steps) const = 0;
   virtual Linears linears() = 0;
   virtual Params& params() = 0;
+  // Whose velocity it is: what its blocks keep and compute in is set there.
+  virtual MmditBase& transformer() = 0;
   // Where velocities are computed; latents and conditions live there.
   virtual Device device() const { return {}; }
   // Guidance is an input of the model itself (PipelineSettings::guidance), which was trained to

@@ -56,7 +56,7 @@ class FluxPipeline : public FlowModel {
   void to(Device device);
   Device device() const override { return parts_.transformer->params().device(); }
   bool embeds_guidance() const override { return parts_.transformer->config().guidance_embeds; }
-  FluxTransformer& transformer() { return *parts_.transformer; }
+  FluxTransformer& transformer() override { return *parts_.transformer; }
 
  private:
   int64_t image_tokens() const;

@@ -53,7 +53,7 @@ class Sd3Pipeline : public FlowModel {
   // Moves the transformer, the text encoders and the autoencoder; what was encoded is forgotten.
   void to(Device device);
   Device device() const override { return transformer_->params().device(); }
-  Sd3Transformer& transformer() { return *transformer_; }
+  Sd3Transformer& transformer() override { return *transformer_; }
   TextConditioning& text() { return *text_; }
   AutoencoderKl* vae() { return vae_.get(); }  // null without one
 

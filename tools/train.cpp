@@ -157,6 +157,9 @@ void add_rollout_flags(CLI::App& app, TrainOptions& o) {
       ->capture_default_str();
   add_switch(app, "--detach-uncond", r.detach_uncond,
              "No gradient through the unconditional branch");
+  add_switch(app, "--checkpoint-blocks", o.checkpoint_blocks,
+             "Compute every block again in the backward instead of keeping its inner values: less "
+             "memory, a forward more, same results");
   app.add_option("--micro-batch", r.micro_batch,
                  "Samples a pass; bounds memory, changes the rounding of gradients")
       ->capture_default_str();
@@ -327,7 +330,7 @@ void write_samples(const fs::path& folder, const std::string& name, FlowModel& m
 
 }  // namespace
 
-void run_training(TrainOptions o, const fs::path& out) {
+void resolve(TrainOptions& o) {
   o.run.seed = o.common.seed;
   o.run.method = kMethods.at(o.method);
   if (o.run.method != Method::mapreduce) o.run.iterations = 1;
@@ -335,12 +338,18 @@ void run_training(TrainOptions o, const fs::path& out) {
   o.run.carry = kCarries.at(o.optimizer);
   o.run.grpo.rollout.noise = kNoises.at(o.noise);
   o.run.lora.target_modules = parse_targets(o.targets);
+}
+
+void run_training(TrainOptions o, const fs::path& out) {
+  resolve(o);
   const std::vector<RewardTask> tasks = make_tasks(o);
   validate(o.run, tasks);
   check_pictures(o.pictures, o.guidance);
   tell_what_is_used(o.base, o.parts);
   const auto make_model = [&] {
-    return open_model(o.base, o.parts, o.device, o.dtype, o.text, o.pictures);
+    auto model = open_model(o.base, o.parts, o.device, o.dtype, o.text, o.pictures);
+    model->transformer().checkpoint_blocks = o.checkpoint_blocks;
+    return model;
   };
   // A bad base is refused before anything is written.
   o.run.grpo.rollout.guidance = o.run.eval.guidance = classifier_free(*make_model(), o.guidance);

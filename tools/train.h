@@ -21,6 +21,7 @@ struct TrainOptions {
   MapReduceConfig run;
   std::string base, parts, clip;
   std::string dtype = "f32";
+  bool checkpoint_blocks = false;
   TextSettings text;
   PipelineSettings pictures;
   GuidanceFlags guidance;
@@ -38,6 +39,8 @@ struct TrainOptions {
 };
 
 void add_train_flags(CLI::App& app, TrainOptions& options);
+// What the flags mean for the run's configuration.
+void resolve(TrainOptions& options);
 std::vector<RewardTask> make_tasks(const TrainOptions& options);
 // Starts or continues the run in `out`, prints progress, writes summary and report.
 void run_training(TrainOptions options, const std::filesystem::path& out);

@@ -179,6 +179,7 @@ class WatchedModel : public FlowModel {
   std::vector<double> sigmas(int64_t steps) const override { return inner_.sigmas(steps); }
   Linears linears() override { return inner_.linears(); }
   Params& params() override { return inner_.params(); }
+  MmditBase& transformer() override { return inner_.transformer(); }
   Device device() const override { return inner_.device(); }
 
   // Of the calls without gradients.

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <optional>
 
+#include "tensor/device_memory.h"
 #include "tensor/parallel.h"
 #include "tests/rl/trainer_bench.h"
 
@@ -67,6 +68,29 @@ TEST_CASE("equal bits for any number of threads") {
     CHECK(same_bits(*first, result));
   }
   set_num_threads(before);
+}
+
+TEST_CASE("blocks that are computed again: the same bits in less memory") {
+  std::vector<std::pair<std::string, Tensor>> kept;
+  int64_t most = 0;
+  for (const bool again : {false, true}) {
+    Bench bench;
+    bench.model.transformer().checkpoint_blocks = again;
+    GrpoConfig c = tiny_config();
+    c.rollout.guidance = 1.5;
+    c.loss.kl_beta = 0.01;
+    GrpoTrainer& trainer = bench.start(c);
+    const int64_t before = memory_stats({}).current_bytes;
+    cpu_memory::reset_peak();
+    for (int i = 0; i < 2; ++i) trainer.step();
+    const int64_t peak = memory_stats({}).peak_bytes - before;
+    if (again) {
+      CHECK(same_bits(kept, snapshot(bench.adapter)));
+      CHECK(static_cast<double>(peak) < 0.8 * static_cast<double>(most));
+    }
+    kept = snapshot(bench.adapter);
+    most = peak;
+  }
 }
 
 TEST_CASE("micro-batches change a step by rounding alone") {

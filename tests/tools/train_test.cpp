@@ -43,6 +43,15 @@ TEST_CASE("a base narrowed to bf16 trains other bits, and as exactly") {
   CHECK((adapters_of(w.folder / "narrow") != adapters_of(finished_run())));
 }
 
+TEST_CASE("a run that computes its blocks again has the same bits") {
+  const Workshop& w = workshop();
+  std::vector<std::string> args = w.train("again");
+  args.push_back("--checkpoint-blocks");
+  REQUIRE(parlo_run(args).code == 0);
+  CHECK(contains(read_file(w.folder / "again/config.toml"), "checkpoint-blocks=true"));
+  CHECK((adapters_of(w.folder / "again") == adapters_of(finished_run())));
+}
+
 TEST_CASE("a finished run may be resumed: nothing changes") {
   const fs::path run = copy_of_run("again");
   const auto expected = adapters_of(run);
