@@ -1,13 +1,13 @@
 #include "tools/fold.h"
 
-#include <cstdio>
-#include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "tensor/file.h"
 #include "tensor/safetensors.h"
 #include "tensor/safetensors_stream.h"
 #include "tools/scratch_folder.h"
+#include "tools/shards.h"
 
 namespace parlo {
 namespace {
@@ -46,20 +46,23 @@ std::map<std::string, Shape> matrices(const std::vector<fs::path>& files) {
   return out;
 }
 
-// One safetensors file of the result: some tensors of a set, the adapted ones folded.
-void write_folded(const fs::path& to, const SafeTensors& tensors,
-                  const std::vector<std::string>& names, const std::set<std::string>& adapted,
-                  const FoldWeight& fold, const std::map<std::string, std::string>& metadata) {
+std::vector<PlannedTensor> planned(const SafeTensors& tensors,
+                                   const std::vector<std::string>& names) {
   std::vector<PlannedTensor> plan;
   for (const std::string& name : names) {
     plan.push_back({name, tensors.info(name).dtype, tensors.info(name).shape});
   }
-  const auto make = [&](const std::string& name) {
+  return plan;
+}
+
+// Tensors of a set, the adapted ones folded.
+MakeTensor folded(const SafeTensors& tensors, const std::set<std::string>& adapted,
+                  const FoldWeight& fold) {
+  return [&](const std::string& name) {
     const Tensor value = tensors.get(name);
     const std::string module = module_of(name);
     return adapted.count(module) > 0 && value.rank() == 2 ? fold(module, value) : value;
   };
-  stream_safetensors(to, std::move(plan), make, metadata);
 }
 
 // The weights that the reference library loads from a component's folder.
@@ -81,46 +84,10 @@ WeightSet weight_set(const fs::path& component) {
                           "--shard-size"));
 }
 
-// Names in order, cut wherever the next tensor would go beyond the limit.
-std::vector<std::vector<std::string>> divide(const SafeTensors& tensors, size_t limit) {
-  std::vector<std::vector<std::string>> shards;
-  size_t bytes = 0;
-  for (const std::string& name : tensors.names()) {
-    const size_t next = tensors.info(name).bytes;
-    if (shards.empty() || bytes + next > limit) {
-      shards.emplace_back();
-      bytes = 0;
-    }
-    shards.back().push_back(name);
-    bytes += next;
-  }
-  return shards;
-}
-
 void write_shards(const fs::path& folder, const WeightSet& set,
                   const std::set<std::string>& adapted, const FoldWeight& fold, size_t limit) {
-  // transformers refuses files that do not say so.
-  const std::map<std::string, std::string> metadata{{"format", "pt"}};
-  const auto shards = divide(set.tensors, limit);
-  if (shards.size() == 1) {
-    write_folded(folder / (set.base + ".safetensors"), set.tensors, shards[0], adapted, fold,
-                 metadata);
-    return;
-  }
-  nlohmann::ordered_json index{{"metadata", {{"total_size", 0}}}, {"weight_map", {}}};
-  size_t total = 0;
-  for (size_t i = 0; i < shards.size(); ++i) {
-    char number[32];
-    std::snprintf(number, sizeof number, "-%05zu-of-%05zu", i + 1, shards.size());
-    const std::string file = set.base + number + ".safetensors";
-    write_folded(folder / file, set.tensors, shards[i], adapted, fold, metadata);
-    for (const std::string& name : shards[i]) {
-      index["weight_map"][name] = file;
-      total += set.tensors.info(name).bytes;
-    }
-  }
-  index["metadata"]["total_size"] = total;
-  write_file(folder / (set.base + ".safetensors.index.json"), index.dump(2) + "\n");
+  stream_shards(folder, set.base, planned(set.tensors, set.tensors.names()),
+                folded(set.tensors, adapted, fold), limit);
 }
 
 // Everything but what write_shards writes anew.
@@ -134,7 +101,8 @@ void copy_folder(const fs::path& base, const fs::path& to, const std::set<fs::pa
       make_folders(target);
     } else if (weights.count(entry.path()) > 0) {
       const SafeTensors tensors = SafeTensors::open(entry.path());
-      write_folded(target, tensors, tensors.names(), adapted, fold, tensors.metadata());
+      stream_safetensors(target, planned(tensors, tensors.names()), folded(tensors, adapted, fold),
+                         tensors.metadata());
     } else {
       std::error_code failed;
       fs::copy_file(entry.path(), target, failed);
