@@ -31,8 +31,8 @@ struct ClipTowerConfig {
   int64_t projection_dim = 0;
 
   static ClipTowerConfig from_json(const JsonConfig& json);
-  // config.json of a text tower alone.
-  std::string text_json() const;
+  // config.json of a text tower alone, which has a projection or none.
+  std::string text_json(bool with_projection = true) const;
 };
 
 struct ClipBlock {

@@ -33,9 +33,9 @@ void add_text_fields(nlohmann::ordered_json& j, const ClipTowerConfig& c) {
 
 }  // namespace
 
-std::string ClipTowerConfig::text_json() const {
+std::string ClipTowerConfig::text_json(bool with_projection) const {
   nlohmann::ordered_json j = tower_json(*this);
-  j["architectures"] = {"CLIPTextModelWithProjection"};
+  j["architectures"] = {with_projection ? "CLIPTextModelWithProjection" : "CLIPTextModel"};
   add_text_fields(j, *this);
   return j.dump(2) + "\n";
 }

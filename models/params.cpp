@@ -14,17 +14,24 @@ Var Params::declare(const std::string& name, const Shape& shape, Init init) {
 }
 
 void Params::initialise(RandomKey key) {
+  for (Entry& e : entries_) e.var.state()->value = drawn(e.name, key);
+}
+
+Tensor Params::drawn(const std::string& name, RandomKey key) const {
+  const Entry& e = entry(name);
+  if (e.init.table) {
+    const Tensor value = e.init.table();
+    check_shape("Params::drawn", e.name, value, e.shape);
+    return value;
+  }
+  if (e.init.std > 0) return random_normal(key.fold(e.name), e.shape, e.init.std);
+  return Tensor::full(e.shape, e.init.constant);
+}
+
+void Params::allocate(const Placement& to) {
   for (Entry& e : entries_) {
-    Tensor value;
-    if (e.init.table) {
-      value = e.init.table();
-      check_shape("Params::initialise", e.name, value, e.shape);
-    } else if (e.init.std > 0) {
-      value = random_normal(key.fold(e.name), e.shape, e.init.std);
-    } else {
-      value = Tensor::full(e.shape, e.init.constant);
-    }
-    e.var.state()->value = value;
+    const DType dtype = is_matrix(e.shape) ? to.matrices : DType::f32;
+    e.var.state()->value = Tensor::empty(e.shape, dtype, to.device);
   }
 }
 
@@ -37,6 +44,12 @@ NamedTensors Params::tensors() const {
 std::vector<NamedVar> Params::vars() const {
   std::vector<NamedVar> out;
   for (const Entry& e : entries_) out.push_back({e.name, e.var});
+  return out;
+}
+
+std::vector<std::pair<std::string, Shape>> Params::shapes() const {
+  std::vector<std::pair<std::string, Shape>> out;
+  for (const Entry& e : entries_) out.emplace_back(e.name, e.shape);
   return out;
 }
 

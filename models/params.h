@@ -59,6 +59,11 @@ class Params {
   Var declare(const std::string& name, const Shape& shape, Init init);
   // Draws every parameter from key.fold(name): independent of the order of declaration.
   void initialise(RandomKey key);
+  // What initialise(key) gives one parameter, f32, without keeping it.
+  Tensor drawn(const std::string& name, RandomKey key) const;
+  // Values of the declared shapes that nobody has set: for the meta device (tensor/meta.h), where
+  // they only count.
+  void allocate(const Placement& to);
   // Reads every parameter from a file, in the order of its bytes and straight to where it goes: no
   // second copy on the host, and none at all where the file's bytes serve as they are (CPU, equal
   // dtypes). `stored` says where they are; names that end with one of `ignored` may be extra.
@@ -73,6 +78,7 @@ class Params {
   // Names and values in order of declaration.
   NamedTensors tensors() const;
   std::vector<NamedVar> vars() const;
+  std::vector<std::pair<std::string, Shape>> shapes() const;  // as declared, in this order
   Var at(const std::string& name) const;
   bool contains(const std::string& name) const { return index_.count(name) > 0; }
   // As declared; error for other names.

@@ -12,6 +12,7 @@ void add_demo(CLI::App& parent);
 void add_doctor(CLI::App& parent);
 void add_eval(CLI::App& parent);
 void add_forward(CLI::App& parent);
+void add_init(CLI::App& parent);
 void add_inspect(CLI::App& parent);
 void add_merge(CLI::App& parent);
 void add_pretrain(CLI::App& parent);

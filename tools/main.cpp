@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
   parlo::add_merge(app);
   parlo::add_convert(app);
   parlo::add_forward(app);
+  parlo::add_init(app);
   parlo::add_inspect(app);
   parlo::add_doctor(app);
   if (argc == 1) {
