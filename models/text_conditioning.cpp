@@ -91,17 +91,20 @@ std::unique_ptr<TextConditioning> TextConditioning::load(TextRule rule, const fs
                                                          int64_t context_width,
                                                          int64_t pooled_width,
                                                          TextSettings settings) {
-  const fs::path encoder = folder / "text_encoder";
-  const bool alone = !is_there(folder / "text_encoder_2") && !is_there(folder / "text_encoder_3");
-  if (alone && ClipTowerConfig::from_json(JsonConfig(encoder / "config.json")).hidden_size ==
-                   context_width) {
+  if (is_one_tower(folder, context_width)) {
     return std::make_unique<TextConditioning>(
-        std::shared_ptr<ClipTextModel>(ClipTextModel::load(encoder)),
+        std::shared_ptr<ClipTextModel>(ClipTextModel::load(folder / "text_encoder")),
         std::make_shared<ClipTokenizer>(ClipTokenizer::load(folder / "tokenizer")),
         std::move(settings));
   }
   return std::make_unique<TextConditioning>(rule, folder, context_width, pooled_width,
                                             std::move(settings));
+}
+
+bool TextConditioning::is_one_tower(const fs::path& folder, int64_t context_width) {
+  if (is_there(folder / "text_encoder_2") || is_there(folder / "text_encoder_3")) return false;
+  const JsonConfig config(folder / "text_encoder" / "config.json");
+  return ClipTowerConfig::from_json(config).hidden_size == context_width;
 }
 
 int64_t TextConditioning::tokens() const {

@@ -61,8 +61,12 @@ class TextConditioning {
                                                 int64_t context_width, int64_t pooled_width,
                                                 TextSettings settings = {});
 
+  // Whether load() takes the folder's tower by the clip rule.
+  static bool is_one_tower(const std::filesystem::path& folder, int64_t context_width);
+
   // Tokens of every context.
   int64_t tokens() const;
+  int64_t t5_tokens() const;  // of T5's part, where there is one
   // One row a prompt; equal prompts have equal bits in any batch.
   Condition encode(std::span<const std::string> prompts);
   // Encodes what is not known yet, so that every encoder of a folder is loaded once; without any
@@ -100,7 +104,6 @@ class TextConditioning {
     Tensor t5;
   };
 
-  int64_t t5_tokens() const;
   Clip read_clip(const char* encoder, const char* tokenizer) const;
   T5 read_t5(const char* encoder, const char* tokenizer) const;
   void check_parts() const;

@@ -62,6 +62,8 @@ struct GrpoTrainer::Tally {
   int64_t count = 0;
 
   void add(const FlowLoss& l, std::span<const float> advantage, const FlowLossArgs& args) {
+    count += static_cast<int64_t>(advantage.size());
+    if (l.ratio.device().is_meta()) return;  // no values: nothing that could deviate
     const std::vector<double> ratios = l.ratio.to_vector(), losses = l.loss.to_vector(),
                               kls = l.kl.to_vector();
     for (size_t i = 0; i < advantage.size(); ++i) {
@@ -73,7 +75,6 @@ struct GrpoTrainer::Tally {
       clipped += (a > 0 && r > 1.0 + args.clip_high) || (a < 0 && r < 1.0 - args.clip_low);
       deviation = std::max(deviation, std::abs(r - 1.0));
     }
-    count += static_cast<int64_t>(advantage.size());
   }
 
   void add(const Tally& t) {

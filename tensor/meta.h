@@ -11,5 +11,6 @@ void* allocate(size_t bytes);
 void release(void* p);
 
 MemoryStats stats();
+void reset_peak();
 
 }  // namespace parlo::meta_memory
