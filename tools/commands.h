@@ -15,6 +15,7 @@ void add_forward(CLI::App& parent);
 void add_init(CLI::App& parent);
 void add_inspect(CLI::App& parent);
 void add_merge(CLI::App& parent);
+void add_plan(CLI::App& parent);
 void add_pretrain(CLI::App& parent);
 void add_report(CLI::App& parent);
 void add_sample(CLI::App& parent);

@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   parlo::add_forward(app);
   parlo::add_init(app);
   parlo::add_inspect(app);
+  parlo::add_plan(app);
   parlo::add_doctor(app);
   if (argc == 1) {
     std::fputs(app.help().c_str(), stderr);
