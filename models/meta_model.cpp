@@ -33,7 +33,7 @@ std::unique_ptr<ClipTextModel> clip_on_meta(const fs::path& folder) {
   const std::vector<std::string> classes = json.texts("architectures");
   const bool projection = classes.empty() || classes.front() != "CLIPTextModel";
   auto model = std::make_unique<ClipTextModel>(ClipTowerConfig::from_json(json), projection);
-  model->params().allocate(kMeta);
+  model->params().allocate({kMeta});
   return model;
 }
 
@@ -56,7 +56,7 @@ void measure_t5(const fs::path& folder, int64_t tokens, bool bf16, EncodingBytes
   if (!fs::exists(folder)) return;
   e.t5 = peak_of([&] {
     T5EncoderModel model(T5Config::from_json(JsonConfig(folder / "config.json")));
-    model.params().allocate(kMeta, bf16 ? DType::bf16 : DType::f32);
+    model.params().allocate({kMeta, bf16 ? DType::bf16 : DType::f32});
     model.forward(model.embed(Tensor::zeros({1, tokens}, DType::i64)));
   });
 }
@@ -97,57 +97,64 @@ std::unique_ptr<Transformer> transformer_on_meta(const fs::path& folder, Device 
                                                  MetaModel& out) {
   auto model =
       std::make_unique<Transformer>(Config::from_json(folder / "transformer" / "config.json"));
-  model->params().allocate(kMeta, dtype);
+  model->params().allocate({kMeta, dtype});
   model->compute = like.is_cpu() ? DType::f32 : dtype;
   out.transformer_bytes = bytes_of(model->params());
   return model;
 }
 
-std::shared_ptr<AutoencoderKl> autoencoder_on_meta(const fs::path& folder, MetaModel& out) {
+std::shared_ptr<AutoencoderKl> autoencoder_on_meta(const fs::path& folder, Device like,
+                                                   const PipelineSettings& settings,
+                                                   MetaModel& out) {
   if (!fs::exists(folder / "vae")) return nullptr;
   auto vae =
       std::make_shared<AutoencoderKl>(AutoencoderKlConfig::from_json(folder / "vae/config.json"));
-  vae->params().allocate(kMeta);
+  vae->params().allocate({kMeta});
+  if (settings.vae_bf16 && like.is_cpu()) {
+    throw UsageError("an autoencoder in bf16 needs a GPU; leave it in f32 on a CPU");
+  }
+  apply_settings(settings, vae.get());
   out.autoencoder_bytes = bytes_of(vae->params());
   return vae;
 }
 
 void make_sd3(const fs::path& folder, Device like, DType dtype, const TextSettings& text,
-              MetaModel& out) {
+              const PipelineSettings& settings, MetaModel& out) {
   auto transformer = transformer_on_meta<Sd3Transformer, Sd3Config>(folder, like, dtype, out);
   const Sd3Config& c = transformer->config();
   auto encoders =
       meta_text(TextRule::sd3, folder, c.joint_attention_dim, c.pooled_projection_dim, text, out);
-  out.pipeline = std::make_unique<Sd3Pipeline>(std::move(transformer), std::move(encoders), 1.0,
-                                               autoencoder_on_meta(folder, out));
+  out.pipeline =
+      std::make_unique<Sd3Pipeline>(std::move(transformer), std::move(encoders), 1.0,
+                                    autoencoder_on_meta(folder, like, settings, out), settings);
 }
 
 void make_flux(const fs::path& folder, Device like, DType dtype, const TextSettings& text,
-               MetaModel& out) {
+               const PipelineSettings& settings, MetaModel& out) {
   FluxParts parts;
   parts.transformer = transformer_on_meta<FluxTransformer, FluxConfig>(folder, like, dtype, out);
   const FluxConfig& c = parts.transformer->config();
   parts.text =
       meta_text(TextRule::flux, folder, c.joint_attention_dim, c.pooled_projection_dim, text, out);
-  parts.vae = autoencoder_on_meta(folder, out);
-  out.pipeline = std::make_unique<FluxPipeline>(std::move(parts), FluxSettings());
+  parts.vae = autoencoder_on_meta(folder, like, settings, out);
+  out.pipeline = std::make_unique<FluxPipeline>(std::move(parts), settings);
 }
 
 }  // namespace
 
 MetaModel make_meta_model(const fs::path& folder, Device like, DType dtype,
-                          const TextSettings& given) {
+                          const TextSettings& given, const PipelineSettings& settings) {
   TextSettings text = given;
   text.bf16 |= dtype == DType::bf16;
   MetaModel out;
   const fs::path config = folder / "transformer" / "config.json";
   const std::string name = JsonConfig(config).text("_class_name", "");
   if (name == "SD3Transformer2DModel") {
-    make_sd3(folder, like, dtype, text, out);
+    make_sd3(folder, like, dtype, text, settings, out);
   } else {
     CHECK(name == "FluxTransformer2DModel", config.string(), ": _class_name is \"", name,
           "\", expected SD3Transformer2DModel or FluxTransformer2DModel");
-    make_flux(folder, like, dtype, text, out);
+    make_flux(folder, like, dtype, text, settings, out);
   }
   return out;
 }

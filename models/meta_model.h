@@ -2,10 +2,12 @@
 // (tensor/meta.h), where tensors only count. Full-size models then take no memory and no time.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 
 #include "models/flow_model.h"
+#include "models/pictures.h"
 #include "models/text_conditioning.h"
 
 namespace parlo {
@@ -28,9 +30,9 @@ struct MetaModel {
   EncodingBytes encoding;
 };
 
-// What load_flow_model(folder, like, dtype, text) would load: config.json of every component and
-// the tokenizers are read, weights need not be there.
+// What load_flow_model(folder, like, dtype, text, settings) would load: config.json of every
+// component and the tokenizers are read, weights need not be there.
 MetaModel make_meta_model(const std::filesystem::path& folder, Device like, DType dtype,
-                          const TextSettings& text = {});
+                          const TextSettings& text = {}, const PipelineSettings& settings = {});
 
 }  // namespace parlo

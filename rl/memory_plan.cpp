@@ -39,9 +39,9 @@ class MeasuredModel : public FlowModel {
     return inner_.noise_features(sigmas);
   }
   Tensor decode(const Tensor& latents) const override {
-    drawing = take_peak();
+    drawing = std::max(drawing, take_peak());
     inner_.decode(latents);
-    decoding = take_peak();
+    decoding = std::max(decoding, take_peak());
     return Tensor::zeros({latents.dim(0), 3, 1, 1});
   }
   std::vector<double> sigmas(int64_t steps) const override { return inner_.sigmas(steps); }
@@ -50,6 +50,7 @@ class MeasuredModel : public FlowModel {
   MmditBase& transformer() override { return inner_.transformer(); }
   Device device() const override { return kMeta; }
 
+  // Peaks so far of what comes before a decode, and of decodes.
   mutable int64_t drawing = 0, decoding = 0;
 
  private:
@@ -87,9 +88,9 @@ int64_t bytes_of(const Condition& c) {
 
 void plan_evaluation(MeasuredModel& model, const PlannedRun& run, MemoryPlan& plan) {
   EvalConfig eval = run.eval;
-  eval.steps = 2;  // more are no more memory
+  eval.steps = 2;  // more are no more memory, nor are more batches
   take_peak();
-  sample_images(model, some_prompts(run.held_out_prompts), eval);
+  sample_images(model, some_prompts(std::min(run.held_out_prompts, eval.micro_batch)), eval);
   plan.evaluation = std::max(model.drawing, model.decoding);
 }
 
@@ -100,6 +101,7 @@ void plan_step(MeasuredModel& model, const PlannedRun& run, MemoryPlan& plan) {
   GrpoTrainer trainer(model, adapter, {{alternating_reward(), 1.0}},
                       some_prompts(run.grpo.prompts_per_step), run.grpo, {1, 1, "plan"});
   plan.optimizer = meta_memory::stats().current_bytes - before - plan.adapter;
+  model.drawing = model.decoding = 0;
   take_peak();
   trainer.step();
   plan.rollout = model.drawing;

@@ -15,7 +15,7 @@ struct PlannedRun {
   GrpoConfig grpo;
   EvalConfig eval;
   int64_t train_prompts = 1;     // different ones of an expert
-  int64_t held_out_prompts = 1;  // drawn at once by an evaluation
+  int64_t held_out_prompts = 1;  // of an evaluation
   int64_t side_by_side = 1;      // experts that train at the same time, each on a model of its own
   bool second_model = false;     // the KL reference is a model of its own
   bool conditions_on_disk = false;

@@ -146,12 +146,12 @@ std::vector<std::string> model_preset_names() {
   return out;
 }
 
-ModelPreset model_preset(const std::string& name) {
+ModelPreset model_preset(const std::string& name, const char* flag) {
   const auto found = kPresets.find(name);
   if (found == kPresets.end()) {
     std::string known;
     for (const std::string& n : model_preset_names()) known += (known.empty() ? "" : ", ") + n;
-    throw UsageError(concat("--preset ", name, ": no such model; expected one of ", known));
+    throw UsageError(concat(flag, " ", name, ": no such model; expected one of ", known));
   }
   ModelPreset p = found->second();
   p.name = name;

@@ -37,8 +37,8 @@ struct ModelPreset {
 };
 
 std::vector<std::string> model_preset_names();
-// UsageError for another name, with those there are.
-ModelPreset model_preset(const std::string& name);
+// UsageError for another name, with those there are; `flag` is where it came from.
+ModelPreset model_preset(const std::string& name, const char* flag = "--preset");
 // Everything but the weights. The folder may exist.
 void write_configuration(const ModelPreset& preset, const std::filesystem::path& folder);
 

@@ -28,7 +28,7 @@ using json = nlohmann::ordered_json;
 
 struct PlanOptions {
   TrainOptions train;
-  std::string preset, memory = "auto";
+  std::string model, preset, config, memory = "auto";
   bool json = false;
 };
 
@@ -95,6 +95,8 @@ PlannedRun run_of(const TrainOptions& o, const std::vector<RewardTask>& tasks) {
   run.lora = o.run.lora;
   run.grpo = o.run.grpo;
   run.eval = o.run.eval;
+  double& kl = run.grpo.loss.kl_beta;
+  for (const RewardTask& t : tasks) kl = std::max(kl, t.kl_beta.value_or(kl));
   // A trainer prepares its prompts for 64 steps.
   const int64_t ahead = 64 * o.run.grpo.prompts_per_step;
   for (const RewardTask& t : tasks) {
@@ -104,18 +106,22 @@ PlannedRun run_of(const TrainOptions& o, const std::vector<RewardTask>& tasks) {
   if (o.run.parallel && o.run.method != Method::morl) {
     run.side_by_side = static_cast<int64_t>(tasks.size());
   }
-  run.second_model = o.run.anchor_base && o.run.grpo.loss.kl_beta > 0 && o.run.iterations > 1;
+  run.second_model = o.run.anchor_base && kl > 0 && o.run.iterations > 1;
   run.conditions_on_disk = !o.text.cache.empty();
   return run;
 }
 
 MemoryPlan plan_of(const fs::path& base, const TrainOptions& o, Device device) {
+  TrainOptions run = o;
   const std::vector<RewardTask> tasks = make_tasks(o);
   validate(o.run, tasks);
-  MetaModel model =
-      make_meta_model(base, device, o.dtype == "bf16" ? DType::bf16 : DType::f32, o.text);
+  check_pictures(run.pictures, o.guidance);
+  MetaModel model = make_meta_model(base, device, o.dtype == "bf16" ? DType::bf16 : DType::f32,
+                                    o.text, run.pictures);
+  run.run.grpo.rollout.guidance = run.run.eval.guidance =
+      classifier_free(*model.pipeline, o.guidance);
   model.pipeline->transformer().checkpoint_blocks = o.checkpoint_blocks;
-  return plan_memory(model, run_of(o, tasks), device);
+  return plan_memory(model, run_of(run, tasks), device);
 }
 
 struct Change {
@@ -140,8 +146,8 @@ std::vector<Change> changes(const TrainOptions& o) {
   add(batch > 1, "--micro-batch 1", "one sample a pass", smaller(1));
   add(!o.checkpoint_blocks, "--checkpoint-blocks", "same results, a forward more",
       [](TrainOptions& c) { c.checkpoint_blocks = true; });
-  add(o.eval_count > 16, "--eval-count 16", "fewer pictures at once in an evaluation",
-      [](TrainOptions& c) { c.eval_count = 16; });
+  add(!o.pictures.vae_tiling, "--vae-tiling", "large pictures decoded in tiles",
+      [](TrainOptions& c) { c.pictures.vae_tiling = true; });
   add(o.dtype != "bf16", "--dtype bf16", "weights, and on a GPU activations, in half the bytes",
       [](TrainOptions& c) { c.dtype = "bf16"; });
   add(o.run.grpo.rollout.window > 1, "--window 1", "fewer trained steps",
@@ -245,10 +251,16 @@ void print(const Outcome& o) {
   std::printf("\ntime is not predicted: measure a step\n");
 }
 
-void run(const PlanOptions& given) {
+void run(const PlanOptions& given, const CLI::App& app) {
   PlanOptions o = given;
-  if (!o.preset.empty() && !o.train.base.empty()) {
-    throw UsageError("plan: --preset and --base name two models; give one");
+  if (!o.preset.empty() || !o.config.empty()) {
+    o.train = read_settings(o.preset, o.config, &app).options;
+  }
+  if (!o.model.empty() && !o.train.base.empty()) {
+    throw UsageError("plan: --model and --base name two models; give one");
+  }
+  if (!o.train.parts.empty()) {
+    throw UsageError("plan: --components was given, but plans are made of model folders alone");
   }
   const Device device = planned_device(o.train.common.device);
   Outcome out;
@@ -257,14 +269,14 @@ void run(const PlanOptions& given) {
   resolve(o.train);
   fs::path base = o.train.base.empty() ? signs_base() : fs::path(o.train.base);
   std::optional<ScratchFolder> scratch;
-  if (!o.preset.empty()) {
-    const ModelPreset preset = model_preset(o.preset);
+  if (!o.model.empty()) {
+    const ModelPreset preset = model_preset(o.model, "--model");
     scratch.emplace(fs::temp_directory_path() / "parlo-plan");
     write_configuration(preset, scratch->place());
     base = scratch->place();
   }
   require_folder(base, "--base", "a model folder with transformer/, text_encoder/, tokenizer/");
-  out.model = o.preset.empty() ? base.string() : o.preset;
+  out.model = o.model.empty() ? base.string() : o.model;
   out.plan = plan_of(base, o.train, device);
   if (!out.fits()) out.advice = advise(base, o.train, device, out.plan.peak(), out.memory);
   if (o.json) {
@@ -283,14 +295,18 @@ void add_plan(CLI::App& parent) {
       "Predict the peak memory of a training run (the flags of parlo train) from config.json");
   std::string names;
   for (const std::string& n : model_preset_names()) names += (names.empty() ? "" : ", ") + n;
-  app->add_option("--preset", o->preset, "In place of --base: " + names)->configurable(false);
+  app->add_option("--model", o->model, "In place of --base: " + names)->configurable(false);
+  app->add_option("--preset", o->preset, "Published settings, as of parlo train")
+      ->configurable(false);
+  app->add_option("--config", o->config, "Settings from a TOML file; flags override it")
+      ->configurable(false);
   app->add_option("--memory", o->memory,
                   "Bytes there are, e.g. 80GiB; auto: what the host has free, on a GPU unknown")
       ->capture_default_str()
       ->configurable(false);
   app->add_flag("--json", o->json, "Print the plan as JSON")->configurable(false);
   add_train_flags(*app, o->train);
-  app->callback([o] { run(*o); });
+  app->callback([o, app] { run(*o, *app); });
 }
 
 }  // namespace parlo

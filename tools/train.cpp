@@ -432,15 +432,11 @@ struct Places {
   std::string out, resume, preset, config;
 };
 
-struct Settings {
-  TrainOptions options;
-  std::string text;
-};
+}  // namespace
 
-// A preset's settings (empty: the defaults), overridden by those of a file (empty: none), and these
-// by the flags that were given to `app` (null: none).
-Settings read_settings(const std::string& preset, const fs::path& config, const CLI::App* app) {
-  Settings s;
+TrainSettings read_settings(const std::string& preset, const fs::path& config,
+                            const CLI::App* app) {
+  TrainSettings s;
   if (!preset.empty()) s.options = train_preset(preset);
   CLI::App reader;
   std::vector<std::string> args;
@@ -464,8 +460,6 @@ Settings read_settings(const std::string& preset, const fs::path& config, const 
   return s;
 }
 
-}  // namespace
-
 void check_same_config(const fs::path& folder, const std::string& text) {
   if (read_file(folder / "config.toml") == text) return;
   throw UsageError(folder.string() +
@@ -483,7 +477,7 @@ void start_run(CLI::App& app, const TrainOptions& given, const Places& at) {
     throw UsageError(out + ": already holds a run; use --resume " + out +
                      " to continue it, or another folder");
   }
-  Settings s{given, run_settings_text(app)};
+  TrainSettings s{given, run_settings_text(app)};
   if (!at.preset.empty() || !at.config.empty()) s = read_settings(at.preset, at.config, &app);
   s.options.config_text = s.text;
   s.options.command = "parlo train --out " + out;
@@ -508,7 +502,7 @@ void resume_run(CLI::App& app, const TrainOptions& given, const std::string& fol
                               config.string(), "; drop the flag or start a new run"));
     }
   }
-  Settings s = read_settings("", config, nullptr);
+  TrainSettings s = read_settings("", config, nullptr);
   s.options.common.threads = given.common.threads;
   s.options.common.device = given.common.device;
   s.options.command = concat("parlo train --resume ", folder);

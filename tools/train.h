@@ -39,6 +39,14 @@ struct TrainOptions {
 };
 
 void add_train_flags(CLI::App& app, TrainOptions& options);
+// A preset's settings (empty: the defaults), overridden by those of a file (empty: none), and these
+// by the flags that were given to `app` (null: none).
+struct TrainSettings {
+  TrainOptions options;
+  std::string text;  // what config.toml holds
+};
+TrainSettings read_settings(const std::string& preset, const std::filesystem::path& config,
+                            const CLI::App* app);
 // What the flags mean for the run's configuration.
 void resolve(TrainOptions& options);
 std::vector<RewardTask> make_tasks(const TrainOptions& options);

@@ -52,9 +52,8 @@ TEST_CASE("advice holds: with its flag the plan is what it said") {
 
 TEST_CASE("full-size models are planned from their configurations") {
   const auto start = std::chrono::steady_clock::now();
-  const json j =
-      plan({"--preset", "flux_dev", "--dtype", "bf16", "--device", "cuda", "--checkpoint-blocks",
-            "--micro-batch", "1", "--eval-count", "4", "--prompts-per-step", "2"});
+  const json j = plan({"--model", "flux_dev", "--dtype", "bf16", "--device", "cuda",
+                       "--checkpoint-blocks", "--micro-batch", "1", "--prompts-per-step", "2"});
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   MESSAGE("flux_dev planned in ", took.count(), " s");
   const double parameters = 11901408320;
@@ -74,8 +73,8 @@ TEST_CASE("plan refuses in one line") {
     CHECK(contains(r.err, word));
     CHECK(std::count(r.err.begin(), r.err.end(), '\n') == 1);
   };
-  refused({"plan", "--preset", "sd4"}, "expected one of");
-  refused({"plan", "--preset", "sd3_tiny", "--base", "x"}, "give one");
+  refused({"plan", "--model", "sd4"}, "expected one of");
+  refused({"plan", "--model", "sd3_tiny", "--base", "x"}, "give one");
   refused({"plan", "--base", folder / "none"}, "does not exist");
   refused({"plan", "--memory", "lots"}, "--memory lots");
   refused({"plan", "--memory", "-5GB"}, "--memory");
