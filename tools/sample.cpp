@@ -90,6 +90,7 @@ PngTexts texts_of(const SampleOptions& o, const FlowModel& model) {
   }
   add("dtype", m.dtype);
   add("model", m.base.empty() ? "built-in" : m.base);
+  if (!m.parts.empty()) add("components", m.parts);
   if (!o.adapter.empty()) add("adapter", o.adapter);
   add("software", concat("parlo ", build_version()));
   return texts;

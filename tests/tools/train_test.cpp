@@ -45,11 +45,11 @@ TEST_CASE("a base narrowed to bf16 trains other bits, and as exactly") {
 
 TEST_CASE("a run that computes its blocks again has the same bits") {
   const Workshop& w = workshop();
-  std::vector<std::string> args = w.train("again");
+  std::vector<std::string> args = w.train("recomputed");
   args.push_back("--checkpoint-blocks");
   REQUIRE(parlo_run(args).code == 0);
-  CHECK(contains(read_file(w.folder / "again/config.toml"), "checkpoint-blocks=true"));
-  CHECK((adapters_of(w.folder / "again") == adapters_of(finished_run())));
+  CHECK(contains(read_file(w.folder / "recomputed/config.toml"), "checkpoint-blocks=true"));
+  CHECK((adapters_of(w.folder / "recomputed") == adapters_of(finished_run())));
 }
 
 TEST_CASE("a finished run may be resumed: nothing changes") {
