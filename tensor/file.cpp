@@ -133,7 +133,10 @@ fs::path temporary_name(const fs::path& path) {
 
 std::string read_file(const fs::path& path) {
   Descriptor fd(path, O_RDONLY, "read");
-  std::string content(regular_size(fd, path), '\0');
+  const size_t size = regular_size(fd, path);
+  CHECK(size <= kMostReadBytes, "cannot read ", path.string(), ": it has ", size,
+        " bytes, expected at most ", kMostReadBytes);
+  std::string content(size, '\0');
   size_t got = 0;
   while (got < content.size()) {
     const ssize_t n = ::read(fd, content.data() + got, content.size() - got);

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "tensor/error.h"
+#include "tensor/json_text.h"
 #include "tensor/safetensors_format.h"
 
 namespace parlo {
@@ -41,11 +42,7 @@ json parse_unique(std::string_view text, const fs::path& file) {
     }
     return true;
   };
-  try {
-    return json::parse(text.begin(), text.end(), watch);
-  } catch (const json::exception& error) {
-    refuse(file, "bad JSON: " + printable(error.what()));
-  }
+  return parse_json(text, file.string(), watch);
 }
 
 // What the header says of one tensor; offsets are still relative to the data.
@@ -59,9 +56,7 @@ uint64_t unsigned_number(const json& value, const fs::path& file, std::string_vi
                          std::string_view what) {
   if (!value.is_number_unsigned()) {
     refuse(file, tensor,
-           concat(what, " holds ",
-                  printable(value.dump(-1, ' ', true, json::error_handler_t::replace)),
-                  ", expected a non-negative integer"));
+           concat(what, " holds ", shown(value), ", expected a non-negative integer"));
   }
   return value.get<uint64_t>();
 }

@@ -44,13 +44,6 @@ inline size_t write_rank(DType dtype) {
   return static_cast<size_t>(std::find_if(kDTypes.begin(), kDTypes.end(), same) - kDTypes.begin());
 }
 
-// Text from a hostile file, fit for one line of an error message.
-inline std::string printable(std::string_view text) {
-  std::string out;
-  for (char c : text.substr(0, 120)) out += (c >= 0x20 && c < 0x7f) ? c : '?';
-  return text.size() > 120 ? out + "..." : out;
-}
-
 // weight_map of an index: tensor -> file name in the same folder.
 std::map<std::string, std::string> read_weight_map(const std::filesystem::path& index);
 

@@ -198,7 +198,7 @@ static void report_deadlock() {
     ++groups.emplace(key, std::pair(t, 0)).first->second.second;
   }
   for (const auto& [key, g] : groups) {
-    s += "\n  " + std::to_string(g.second) + " threads (first " + std::to_string(g.first) +
+    s += "; " + std::to_string(g.second) + " threads (first " + std::to_string(g.first) +
          ") wait in " + key;
   }
   m.error = s;
@@ -329,13 +329,13 @@ void run(dim3 grid, dim3 block, size_t dynamic_smem, void (*fn)(void*), void* ct
   if (m.error.empty()) return;
   for (Fiber& f : m.fibers)
     if (f.stack) init_fiber(f);
-  throw Error("simt: " + m.error + "\n  block (" + std::to_string(blockIdx.x) + "," +
+  throw Error("simt: " + m.error + "; block (" + std::to_string(blockIdx.x) + "," +
               std::to_string(blockIdx.y) + "," + std::to_string(blockIdx.z) + "), schedule seed " +
               std::to_string(m.opt.seed));
 }
 
 void fail(const std::string& what, Loc loc) {
-  std::string error = what + "\n ";
+  std::string error = what + ";";
   if (!std::strstr(loc.file_name(), "tests/simt/") || std::strstr(loc.file_name(), ".cu")) {
     error += std::string(" at ") + loc.file_name() + ":" + std::to_string(loc.line());
   }
