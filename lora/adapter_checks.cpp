@@ -14,6 +14,7 @@ void check_pair(const std::string& module, const AdapterPair& pair, const Adapte
     return;
   }
   const int64_t rank = config.rank_of(module);
+  if (rank < 1) offenders.push_back(concat(module, " has rank ", rank, ", expected at least 1"));
   if (pair.a.rank() != 2 || pair.b.rank() != 2) {
     offenders.push_back(concat(module, " has lora_A ", pair.a.shape(), " and lora_B ",
                                pair.b.shape(), ", expected two dimensions"));
@@ -30,10 +31,10 @@ void check_pair(const std::string& module, const AdapterPair& pair, const Adapte
 
 void refuse_all(const std::string& what, const std::vector<std::string>& offenders) {
   if (offenders.empty()) return;
-  constexpr size_t kShown = 40;
+  constexpr size_t kShown = 40, kLongest = 400;
   std::string list;
   for (size_t i = 0; i < std::min(offenders.size(), kShown); ++i) {
-    list += (i == 0 ? "" : "; ") + offenders[i];
+    list += (i == 0 ? "" : "; ") + printable(offenders[i], kLongest);
   }
   if (offenders.size() > kShown) list += concat("; and ", offenders.size() - kShown, " more");
   throw Error(concat(what, ": ", list));

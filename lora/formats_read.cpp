@@ -10,6 +10,7 @@
 #include "lora/peft_config.h"
 #include "tensor/error.h"
 #include "tensor/file.h"
+#include "tensor/json_text.h"
 #include "tensor/safetensors.h"
 
 namespace parlo {
@@ -109,14 +110,15 @@ std::optional<AdapterConfig> header_config(const SafeTensors& file, const std::s
   const auto found = file.metadata().find(kMetadata);
   if (found == file.metadata().end()) return std::nullopt;
   using json = nlohmann::ordered_json;
-  const json all = json::parse(found->second, nullptr, false);
-  CHECK(all.is_object(), path, ": ", kMetadata, " in the header is not a JSON object");
+  const std::string where = concat(path, ", ", kMetadata);
+  const json all = parse_json<json>(found->second, where);
+  CHECK(all.is_object(), where, ": not a JSON object");
   const std::string prefix = "transformer.";
   json own = json::object();
   for (const auto& [key, value] : all.items()) {
     if (key.starts_with(prefix)) own[key.substr(prefix.size())] = value;
   }
-  return parse_adapter_config((own.empty() ? all : own).dump(), path + ", " + kMetadata, offenders);
+  return parse_adapter_config((own.empty() ? all : own).dump(), where, offenders);
 }
 
 void place_pair(const std::string& stem, const AdapterStem& resolved, AdapterPair pair,

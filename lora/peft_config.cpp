@@ -7,6 +7,7 @@
 
 #include "models/regex.h"
 #include "tensor/error.h"
+#include "tensor/json_text.h"
 
 namespace parlo {
 // The order of rank_pattern's keys decides which one counts.
@@ -49,7 +50,7 @@ class Reader {
     return found == config_.end() ? null : *found;
   }
   [[noreturn]] void wrong(const std::string& key, const std::string& expected) const {
-    throw Error(concat(file_, ": ", key, " is ", at(key).dump(), ", expected ", expected));
+    throw Error(concat(file_, ": ", key, " is ", shown(at(key)), ", expected ", expected));
   }
   double number(const std::string& key, double otherwise) const {
     const json& value = at(key);
@@ -115,9 +116,8 @@ class Reader {
 
 void find_offenders(const json& config, std::vector<std::string>& offenders) {
   const auto refuse = [&](const std::string& key, const json& value) {
-    std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-    if (text.size() > 60) text = text.substr(0, 60) + "...";
-    offenders.push_back(concat("config field ", key, " = ", text, " is not supported"));
+    offenders.push_back(
+        concat("config field ", printable(key), " = ", shown(value), " is not supported"));
   };
   static const std::set<std::string> kInits = {"gaussian", "eva", "orthogonal"};
   for (const auto& [key, value] : config.items()) {
@@ -147,12 +147,7 @@ json number_json(double value) {
 
 AdapterConfig parse_adapter_config(const std::string& text, const std::string& file,
                                    std::vector<std::string>& offenders) {
-  json config;
-  try {
-    config = json::parse(text);
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(concat(file, ": ", error.what()));
-  }
+  const json config = parse_json<json>(text, file);
   CHECK(config.is_object(), file, ": expected a JSON object");
   find_offenders(config, offenders);
   const Reader read(config, file);

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <unordered_map>
 
 #include "models/unicode.h"
 #include "tensor/error.h"
 #include "tensor/file.h"
+#include "tensor/json_text.h"
 
 namespace parlo {
 using json = nlohmann::json;
@@ -14,10 +16,9 @@ namespace {
 
 AddedToken read_token(const json& t, int64_t id, const std::string& where) {
   CHECK(t.is_object() && t.contains("content") && t["content"].is_string(), where,
-        ": an added token is ", t.dump(), ", expected an object with \"content\"");
+        ": an added token is ", shown(t), ", expected an object with \"content\"");
   AddedToken out;
   out.text = t["content"].get<std::string>();
-  CHECK(id >= 0 && id < int64_t{1} << 31, where, ": added token '", out.text, "' has id ", id);
   out.id = id;
   const auto flag = [&](const char* name, bool fallback) {
     const auto found = t.find(name);
@@ -32,7 +33,8 @@ AddedToken read_token(const json& t, int64_t id, const std::string& where) {
 }
 
 int64_t number_of(const json& value, const std::string& where) {
-  CHECK(value.is_number_unsigned(), where, ": an added token has id ", value.dump());
+  CHECK(value.is_number_unsigned() && value < uint64_t{1} << 31, where, ": an added token has id ",
+        shown(value), ", expected 0..2^31");
   return value.get<int64_t>();
 }
 
@@ -42,13 +44,14 @@ std::vector<AddedToken> read_added_tokens(const json& tokens, const std::string&
   std::vector<AddedToken> out;
   if (tokens.is_array()) {
     for (const json& t : tokens) {
-      out.push_back(read_token(t, number_of(t.value("id", json()), where), where));
+      const json id = t.is_object() ? t.value("id", json()) : json();
+      out.push_back(read_token(t, number_of(id, where), where));
     }
   } else if (tokens.is_object()) {
     for (const auto& [key, t] : tokens.items()) {
       const bool digits = !key.empty() && key.size() < 10 &&
                           key.find_first_not_of("0123456789") == std::string::npos;
-      CHECK(digits, where, ": an added token has id '", key, "'");
+      CHECK(digits, where, ": an added token has id '", printable(key), "'");
       out.push_back(read_token(t, std::stoll(key), where));
     }
   } else {
@@ -58,13 +61,14 @@ std::vector<AddedToken> read_added_tokens(const json& tokens, const std::string&
 }
 
 void merge_added_tokens(std::vector<AddedToken>& tokens, const std::vector<AddedToken>& more) {
+  std::unordered_map<std::string, size_t> places;
+  for (size_t i = 0; i < tokens.size(); ++i) places.emplace(tokens[i].text, i);
   for (const AddedToken& t : more) {
-    const auto same = std::find_if(tokens.begin(), tokens.end(),
-                                   [&](const AddedToken& old) { return old.text == t.text; });
-    if (same == tokens.end()) {
+    const auto [at, is_new] = places.emplace(t.text, tokens.size());
+    if (is_new) {
       tokens.push_back(t);
     } else {
-      *same = t;
+      tokens[at->second] = t;
     }
   }
 }
@@ -75,7 +79,7 @@ namespace {
 json parse_optional(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return {};
-  json out = json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  json out = parse_json(read_file(path), path.string());
   CHECK(out.is_object(), path.string(), ": not a JSON object");
   return out;
 }

@@ -97,10 +97,13 @@ Var VaeStack::operator()(const Var& input, bool recompute) const {
 AutoencoderKl::AutoencoderKl(const AutoencoderKlConfig& config) : config_(config) {
   const Scope root(params_);
   const int64_t z = config_.latent_channels;
-  CHECK(config_.levels() > 0 && config_.levels() < 16 && config_.layers_per_block > 0 && z > 0,
-        "AutoencoderKl: expected 1 to 15 block_out_channels, layers_per_block > 0 and "
-        "latent_channels > 0, got ",
-        config_.levels(), ", ", config_.layers_per_block, " and ", z);
+  CHECK(config_.levels() > 0 && config_.levels() < 16 && z > 0 && config_.in_channels > 0 &&
+            config_.out_channels > 0,
+        "AutoencoderKl: expected 1 to 15 block_out_channels and positive channels, got ",
+        config_.levels(), " and latent_channels ", z);
+  check_layers("AutoencoderKl", config_.layers_per_block);
+  CHECK(config_.sample_size >= config_.downscale(), "AutoencoderKl: sample_size is ",
+        config_.sample_size, ", expected at least a latent's ", config_.downscale(), " pixels");
   encoder_ = VaeStack(root / "encoder", config_, false);
   decoder_ = VaeStack(root / "decoder", config_, true);
   if (config_.use_quant_conv) quant_conv_.emplace(root / "quant_conv", 2 * z, 2 * z, 1);

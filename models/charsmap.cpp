@@ -68,14 +68,14 @@ std::string Charsmap::normalize(std::string_view text) const {
   for (std::string_view cluster : graphemes(text)) {
     if (cluster.size() < kLongestCluster) {
       if (const char* with = shortest(cluster).with) {
-        out += with;
+        grow(out, with);
         continue;
       }
     }
     while (!cluster.empty()) {
       const std::string_view character = cluster.substr(0, first_character(cluster));
       const char* with = shortest(character).with;
-      with ? out += with : out += character;
+      grow(out, with ? std::string_view(with) : character);
       cluster.remove_prefix(character.size());
     }
   }

@@ -44,8 +44,11 @@ AttentionArgs attention_args(const ClipTowerConfig& c, bool causal) {
 }
 
 std::vector<ClipBlock> make_blocks(const Scope& scope, const ClipTowerConfig& c) {
+  CHECK(c.hidden_size > 0 && c.intermediate_size > 0 && c.projection_dim > 0,
+        "CLIP: expected positive sizes");
   CHECK(c.num_attention_heads > 0 && c.hidden_size % c.num_attention_heads == 0,
         "CLIP: ", c.num_attention_heads, " heads do not divide hidden_size ", c.hidden_size);
+  check_layers("CLIP", c.num_hidden_layers);
   std::vector<ClipBlock> blocks;
   blocks.reserve(static_cast<size_t>(c.num_hidden_layers));
   for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
@@ -77,6 +80,8 @@ Var ClipBlock::operator()(const Var& x, const AttentionArgs& args) const {
 }
 
 ClipText::ClipText(const Scope& root, const ClipTowerConfig& c, bool with_projection) : config_(c) {
+  CHECK(c.vocab_size > 0 && c.max_position_embeddings > 0,
+        "ClipText: expected positive vocab_size and max_position_embeddings");
   const Scope scope = root / "text_model", embed = scope / "embeddings";
   token_embedding_ =
       (embed / "token_embedding")
@@ -138,8 +143,10 @@ void ClipVision::collect(Linears& out) {
 
 ClipVision::ClipVision(const Scope& root, const ClipTowerConfig& c, bool with_projection)
     : config_(c) {
-  CHECK(c.patch_size > 0 && c.image_size % c.patch_size == 0, "ClipVision: image_size ",
-        c.image_size, " is not a multiple of patch_size ", c.patch_size);
+  CHECK(c.patch_size > 0 && c.image_size > 0 && c.image_size % c.patch_size == 0,
+        "ClipVision: image_size ", c.image_size, " is not a multiple of patch_size ", c.patch_size);
+  CHECK(c.num_channels > 0, "ClipVision: num_channels is 0");
+  check_patch("ClipVision", c.patch_size);
   const Scope scope = root / "vision_model", embed = scope / "embeddings";
   const int64_t side = c.image_size / c.patch_size;
   class_embedding_ = embed.param("class_embedding", {c.hidden_size}, Init::normal(kEmbeddingStd));

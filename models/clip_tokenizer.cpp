@@ -7,6 +7,7 @@
 #include "models/unicode.h"
 #include "tensor/error.h"
 #include "tensor/file.h"
+#include "tensor/json_text.h"
 
 namespace parlo {
 using json = nlohmann::json;
@@ -47,16 +48,16 @@ std::string utf8(uint32_t c) {  // c < 0x800 is all that byte symbols need
 
 // The published order: printable bytes stand for themselves, the others are U+0100 onwards.
 std::vector<std::pair<int, std::string>> byte_symbols() {
-  const auto printable = [](int b) {
+  const auto is_printable = [](int b) {
     return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || (b >= 174 && b <= 255);
   };
   std::vector<std::pair<int, std::string>> out;
   for (int b = 0; b < 256; ++b) {
-    if (printable(b)) out.emplace_back(b, utf8(uint32_t(b)));
+    if (is_printable(b)) out.emplace_back(b, utf8(uint32_t(b)));
   }
   uint32_t next = 256;
   for (int b = 0; b < 256; ++b) {
-    if (!printable(b)) out.emplace_back(b, utf8(next++));
+    if (!is_printable(b)) out.emplace_back(b, utf8(next++));
   }
   return out;
 }
@@ -139,11 +140,12 @@ ClipTokenizer::ClipTokenizer(const ClipVocab& files, const std::string& pad_toke
 void ClipTokenizer::add_tokens(const std::string& pad_token, const std::vector<AddedToken>& added) {
   constexpr int64_t kMostIds = 1 << 20;
   for (const AddedToken& token : added) {
-    CHECK(token.id < kMostIds, "added token '", token.text, "' has id ", token.id);
+    CHECK(token.id >= 0 && token.id < kMostIds, "added token '", printable(token.text), "' has id ",
+          token.id, ", expected 0..", kMostIds);
     if (token.id >= size()) tokens_.resize(size_t(token.id) + 1);
     std::string& slot = tokens_[size_t(token.id)];
-    CHECK(slot.empty() || slot == token.text, "added token '", token.text, "' has the id ",
-          token.id, " of '", slot, "'");
+    CHECK(slot.empty() || slot == token.text, "added token '", printable(token.text),
+          "' has the id ", token.id, " of '", printable(slot), "'");
     slot = token.text;
     ids_.emplace(token.text, int32_t(token.id));
   }
@@ -178,20 +180,15 @@ ClipTokenizer ClipTokenizer::load(const std::filesystem::path& folder) {
 }
 
 void ClipTokenizer::read_vocab(const std::string& vocab_json) {
-  json vocab;
-  try {
-    vocab = json::parse(vocab_json);
-  } catch (const json::exception& error) {
-    throw Error(concat("vocab.json: ", error.what()));
-  }
+  const json vocab = parse_json(vocab_json, "vocab.json");
   CHECK(vocab.is_object() && !vocab.empty(), "vocab.json: expected an object of token: id");
   tokens_.resize(vocab.size());
   for (const auto& [token, id] : vocab.items()) {
     CHECK(id.is_number_unsigned() && id.get<uint64_t>() < vocab.size(), "vocab.json: token '",
-          token, "' has id ", id.dump(), ", expected one below ", vocab.size());
+          printable(token), "' has id ", shown(id), ", expected one below ", vocab.size());
     std::string& slot = tokens_[id.get<size_t>()];
-    CHECK(slot.empty(), "vocab.json: tokens '", slot, "' and '", token, "' share the id ",
-          id.dump());
+    CHECK(slot.empty(), "vocab.json: tokens '", printable(slot), "' and '", printable(token),
+          "' share the id ", shown(id));
     slot = token;
     ids_.emplace(token, id.get<int32_t>());
   }
@@ -200,7 +197,8 @@ void ClipTokenizer::read_vocab(const std::string& vocab_json) {
 void ClipTokenizer::read_merges(const std::string& merges_txt) {
   const auto id_of = [&](const std::string& token, size_t line) {
     const auto found = ids_.find(token);
-    CHECK(found != ids_.end(), "merges.txt line ", line, ": '", token, "' is not in vocab.json");
+    CHECK(found != ids_.end(), "merges.txt line ", line, ": '", printable(token),
+          "' is not in vocab.json");
     return found->second;
   };
   size_t number = 0;
@@ -209,7 +207,8 @@ void ClipTokenizer::read_merges(const std::string& merges_txt) {
     if (line.empty() || (number == 1 && line.starts_with("#version"))) continue;
     const size_t space = line.find(' ');
     CHECK(space != std::string::npos && line.find(' ', space + 1) == std::string::npos,
-          "merges.txt line ", number, ": expected two symbols and a space, got '", line, "'");
+          "merges.txt line ", number, ": expected two symbols and a space, got '", printable(line),
+          "'");
     const std::string left = line.substr(0, space), right = line.substr(space + 1);
     merges_[pair_key(id_of(left, number), id_of(right, number))] = {int(number),
                                                                     id_of(left + right, number)};
@@ -218,7 +217,7 @@ void ClipTokenizer::read_merges(const std::string& merges_txt) {
 
 int32_t ClipTokenizer::special_id(const std::string& token) const {
   const auto found = ids_.find(token);
-  CHECK(found != ids_.end(), "vocab.json: special token '", token, "' is missing");
+  CHECK(found != ids_.end(), "vocab.json: special token '", printable(token), "' is missing");
   return found->second;
 }
 

@@ -22,6 +22,8 @@ FluxTransformer::FluxTransformer(const FluxConfig& config) : config_(config) {
   CHECK(c.in_channels > 0 && c.out_channels > 0 && heads > 0 && head > 0 &&
             c.joint_attention_dim > 0 && c.pooled_projection_dim > 0,
         "FluxTransformer: expected positive sizes");
+  // Small test models do without one kind of blocks.
+  check_layers("FluxTransformer", c.num_layers + c.num_single_layers);
   const Scope root(params_);
   const Scope embed = root / "time_text_embed";
   timestep_embedder_ = EmbeddingMlp(embed / "timestep_embedder", kTimestepChannels, width);

@@ -12,6 +12,18 @@ Init fan_in(int64_t in) {
 
 }  // namespace
 
+void check_layers(const char* who, int64_t layers) {
+  constexpr int64_t kMostLayers = 1024;
+  CHECK(layers > 0 && layers <= kMostLayers, who, ": ", layers, " layers, expected 1 to ",
+        kMostLayers);
+}
+
+void check_patch(const char* who, int64_t patch) {
+  constexpr int64_t kMostPatch = 1024;
+  CHECK(patch > 0 && patch <= kMostPatch, who, ": patch_size is ", patch, ", expected 1 to ",
+        kMostPatch);
+}
+
 Linear::Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias)
     : name(scope.prefix()), weight(scope.param("weight", {out, in}, fan_in(in))) {
   if (with_bias) bias = scope.param("bias", {out}, Init::zeros());

@@ -10,6 +10,11 @@
 
 namespace parlo {
 
+// What a configuration file may ask for: the number of layers, and the side of a patch, whose
+// square multiplies channels. Errors name `who`.
+void check_layers(const char* who, int64_t layers);
+void check_patch(const char* who, int64_t patch);
+
 // y = x w' + bias, plus the active low-rank adapter, then activation, gate and residual as
 // LinearExtras has them. Adapters are attached and switched by lora/; `adapter` null means the
 // frozen base.

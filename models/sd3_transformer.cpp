@@ -81,8 +81,11 @@ void Sd3Block::operator()(Var& x, Var& c, const Var& silu_temb) const {
 Sd3Transformer::Sd3Transformer(const Sd3Config& config) : config_(config) {
   const Sd3Config& c = config_;
   const int64_t width = c.width();
-  CHECK(c.patch_size > 0 && c.num_layers > 0 && width > 0 && width % 4 == 0,
+  CHECK(c.patch_size > 0 && c.pos_embed_max_size > 0 && c.in_channels > 0 && c.out_channels > 0 &&
+            c.joint_attention_dim > 0 && c.pooled_projection_dim > 0 && width > 0 && width % 4 == 0,
         "Sd3Transformer: expected positive sizes and a width that 4 divides, got width ", width);
+  check_layers("Sd3Transformer", c.num_layers);
+  check_patch("Sd3Transformer", c.patch_size);
   const Scope root(params_);
   patch_embed_ = PatchEmbed(root / "pos_embed" / "proj", c.in_channels, width, c.patch_size, true);
   Init table;

@@ -114,7 +114,7 @@ void SentencePiece::read_pieces(std::string_view file) {
     const auto id = static_cast<int64_t>(pieces.size());
     const StoredPiece stored = read_piece(f.bytes);
     CHECK(stored.type <= kControl || stored.type == kUnused, "SentencePiece: piece '",
-          stored.piece.text, "' has type ", stored.type, ", which is not supported");
+          printable(stored.piece.text), "' has type ", stored.type, ", which is not supported");
     if (stored.type == kUnknown) unknown = id;
     if (stored.type == kUnknown || stored.type == kControl) controls_.push_back(id);
     pieces.push_back(stored.piece);
@@ -139,7 +139,7 @@ std::string SentencePiece::normalize(std::string_view text) const {
   while (!text.empty()) {
     const Charsmap::Match match = map_ ? map_->longest(text) : Charsmap::Match{};
     const size_t size = match.size > 0 ? match.size : first_character(text);
-    match.size > 0 ? mapped += match.with : mapped += text.substr(0, size);
+    grow(mapped, match.size > 0 ? std::string_view(match.with) : text.substr(0, size));
     text.remove_prefix(size);
   }
   std::string out;

@@ -115,6 +115,10 @@ Var T5Block::operator()(const Var& x, const Var& bias) const {
 }
 
 T5EncoderModel::T5EncoderModel(const T5Config& c, const std::string& embeddings) : config_(c) {
+  CHECK(c.vocab_size > 0 && c.d_model > 0 && c.d_kv > 0 && c.d_ff > 0 && c.num_heads > 0,
+        "T5: expected positive sizes");
+  check_layers("T5", c.num_layers);
+  t5_buckets(0, c.relative_attention_num_buckets, c.relative_attention_max_distance);
   const Scope root(params_), encoder = root / "encoder";
   embedding_ = (root / embeddings).param("weight", {c.vocab_size, c.d_model}, Init::normal(1.0));
   blocks_.reserve(static_cast<size_t>(c.num_layers));

@@ -8,6 +8,7 @@
 #include "models/unigram_pipeline.h"
 #include "tensor/error.h"
 #include "tensor/file.h"
+#include "tensor/json_text.h"
 
 namespace parlo {
 using json = nlohmann::json;
@@ -22,14 +23,6 @@ bool is_there(const std::filesystem::path& path) {
   return std::filesystem::exists(path, ignored);
 }
 
-json parse(const std::filesystem::path& path) {
-  try {
-    return json::parse(read_file(path));
-  } catch (const json::exception& error) {
-    throw Error(concat(path.string(), ": ", error.what()));
-  }
-}
-
 // Runs fn, naming the file in its errors.
 template <class Fn>
 auto in_file(const std::filesystem::path& path, Fn&& fn) {
@@ -37,8 +30,8 @@ auto in_file(const std::filesystem::path& path, Fn&& fn) {
     return fn();
   } catch (const Error& error) {
     throw Error(concat(path.string(), ": ", error.what()));
-  } catch (const json::exception& error) {
-    throw Error(concat(path.string(), ": ", error.what()));
+  } catch (const json::exception& error) {  // a field of another type than it should have
+    throw Error(concat(path.string(), ": ", printable(error.what())));
   }
 }
 
@@ -72,7 +65,7 @@ T5Tokenizer T5Tokenizer::load(const std::filesystem::path& folder) {
 }
 
 T5Tokenizer T5Tokenizer::load_json(const std::filesystem::path& path) {
-  const json file = parse(path);
+  const json file = parse_json(read_file(path), path.string());
   T5Tokenizer t;
   std::vector<AddedToken> added;
   in_file(path, [&] {
@@ -113,8 +106,8 @@ void T5Tokenizer::finish(std::vector<AddedToken> added, const std::filesystem::p
   constexpr int64_t kMostIds = 1 << 20;
   std::vector<AddedToken> raw, normalized;
   for (AddedToken& token : added) {
-    CHECK(token.id < kMostIds, folder.string(), ": added token '", token.text, "' has id ",
-          token.id);
+    CHECK(token.id >= 0 && token.id < kMostIds, folder.string(), ": added token '",
+          printable(token.text), "' has id ", token.id, ", expected 0..", kMostIds);
     if (token.id >= size()) pieces_.resize(static_cast<size_t>(token.id) + 1);
     pieces_[static_cast<size_t>(token.id)] = token.text;
     const auto normalize = [&](std::string& text) {

@@ -54,6 +54,16 @@ bool is_word(std::string_view character) {
 
 }  // namespace
 
+void check_growth(size_t bytes) {
+  constexpr size_t kMostBytes = size_t{1} << 20;
+  CHECK(bytes <= kMostBytes, "the tokenizer's rules let a text grow beyond ", kMostBytes, " bytes");
+}
+
+void grow(std::string& text, std::string_view more) {
+  check_growth(text.size() + more.size());
+  text += more;
+}
+
 std::string nfc(std::string_view text) {
   if (text.empty()) return {};
   utf8proc_uint8_t* result = nullptr;

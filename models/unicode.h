@@ -7,6 +7,12 @@
 
 namespace parlo {
 
+// A text that rules of a tokenizer's file make of another. Error beyond 1 MiB: only hostile rules
+// let a prompt grow so.
+void check_growth(size_t bytes);
+// Appends, within that limit.
+void grow(std::string& text, std::string_view more);
+
 // Canonical composition (NFC).
 std::string nfc(std::string_view text);
 

@@ -7,6 +7,7 @@
 #include "models/regex.h"
 #include "models/unicode.h"
 #include "tensor/error.h"
+#include "tensor/json_text.h"
 
 namespace parlo {
 using json = nlohmann::json;
@@ -47,7 +48,7 @@ TextMap read_replace(const json& spec) {
   const json pattern = spec.value("pattern", json());
   const bool regex = pattern.is_object() && pattern.contains("Regex");
   CHECK(regex || (pattern.is_object() && pattern.contains("String")),
-        "Replace: expected a pattern \"Regex\" or \"String\", got ", pattern.dump());
+        "Replace: expected a pattern \"Regex\" or \"String\", got ", shown(pattern));
   const std::string source = text_field(pattern, regex ? "Regex" : "String");
   const std::string with = text_field(spec, "content");
   // \Q...\E takes the text as it stands.
@@ -57,11 +58,11 @@ TextMap read_replace(const json& spec) {
     size_t at = 0;
     for (std::string_view match : compiled->find_all(text)) {
       const auto begin = static_cast<size_t>(match.data() - text.data());
-      out += text.substr(at, begin - at);
-      out += with;
+      grow(out, text.substr(at, begin - at));
+      grow(out, with);
       at = begin + match.size();
     }
-    out += text.substr(at);
+    grow(out, text.substr(at));
     return out;
   };
 }
@@ -88,11 +89,12 @@ WordCutter read_metaspace(const json& spec) {
                                  ? text_field(spec, "prepend_scheme")
                                  : (spec.value("add_prefix_space", true) ? "always" : "never");
   CHECK(scheme == "always" || scheme == "first" || scheme == "never",
-        "Metaspace: prepend_scheme is ", scheme, ", expected always, first or never");
+        "Metaspace: prepend_scheme is ", printable(scheme), ", expected always, first or never");
   const bool cut = spec.value("split", true);
   return [mark, scheme, cut](std::string_view text, bool first) {
     std::string marked;
-    for (char c : text) c == ' ' ? marked += mark : marked += c;
+    for (const char& c : text)
+      grow(marked, c == ' ' ? std::string_view(mark) : std::string_view(&c, 1));
     const bool prepend = scheme == "always" || (scheme == "first" && first);
     if (prepend && !marked.empty() && !marked.starts_with(mark)) marked.insert(0, mark);
     std::vector<std::string> out;
@@ -117,8 +119,8 @@ TextMap read_normalizer(const json& spec) {
   }
   if (type == "Strip") return read_strip(spec);
   if (type == "Replace") return read_replace(spec);
-  CHECK(type == "Sequence" && spec.contains("normalizers"), "normalizer: unknown type '", type,
-        "', expected Precompiled, Strip, Replace or Sequence");
+  CHECK(type == "Sequence" && spec.contains("normalizers"), "normalizer: unknown type '",
+        printable(type), "', expected Precompiled, Strip, Replace or Sequence");
   std::vector<TextMap> steps;
   for (const json& step : spec["normalizers"]) steps.push_back(read_normalizer(step));
   return [steps](std::string_view text) {
@@ -137,8 +139,8 @@ WordCutter read_pre_tokenizer(const json& spec) {
   if (type == "WhitespaceSplit") {
     return [](std::string_view text, bool) { return strings(split_white_space(text)); };
   }
-  CHECK(type == "Sequence" && spec.contains("pretokenizers"), "pre_tokenizer: unknown type '", type,
-        "', expected Metaspace, WhitespaceSplit or Sequence");
+  CHECK(type == "Sequence" && spec.contains("pretokenizers"), "pre_tokenizer: unknown type '",
+        printable(type), "', expected Metaspace, WhitespaceSplit or Sequence");
   std::vector<WordCutter> steps;
   for (const json& step : spec["pretokenizers"]) steps.push_back(read_pre_tokenizer(step));
   return [steps](std::string_view text, bool first) {
@@ -146,8 +148,12 @@ WordCutter read_pre_tokenizer(const json& spec) {
     for (const WordCutter& step : steps) {
       std::vector<std::string> next;
       bool leads = first;
+      size_t bytes = 0;
       for (const std::string& word : words) {
-        for (std::string& part : step(word, leads)) next.push_back(std::move(part));
+        for (std::string& part : step(word, leads)) {
+          check_growth(bytes += part.size());
+          next.push_back(std::move(part));
+        }
         leads = false;
       }
       words = std::move(next);
@@ -158,7 +164,7 @@ WordCutter read_pre_tokenizer(const json& spec) {
 
 Unigram read_unigram(const json& spec) {
   CHECK(type_of(spec) == "Unigram" || (spec.is_object() && spec.contains("unk_id")),
-        "model: type is '", type_of(spec), "', expected Unigram");
+        "model: type is '", printable(type_of(spec)), "', expected Unigram");
   CHECK(!spec.value("byte_fallback", false), "model: byte_fallback is not supported");
   const json vocab = spec.value("vocab", json()), unknown = spec.value("unk_id", json());
   CHECK(vocab.is_array() && unknown.is_number_unsigned(),
@@ -167,7 +173,7 @@ Unigram read_unigram(const json& spec) {
   pieces.reserve(vocab.size());
   for (const json& entry : vocab) {
     CHECK(entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_number(),
-          "model: vocabulary entry ", pieces.size(), " is ", entry.dump(),
+          "model: vocabulary entry ", pieces.size(), " is ", shown(entry),
           ", expected [piece, score]");
     pieces.push_back({entry[0].get<std::string>(), entry[1].get<double>()});
   }

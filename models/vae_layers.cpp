@@ -27,8 +27,8 @@ GroupNorm::GroupNorm(const Scope& scope, int64_t channels, int64_t groups_)
     : weight(scope.param("weight", {channels}, Init::ones())),
       bias(scope.param("bias", {channels}, Init::zeros())),
       groups(groups_) {
-  CHECK(groups > 0 && channels % groups == 0, "GroupNorm: ", scope.prefix(), " has ", channels,
-        " channels, expected a multiple of norm_num_groups = ", groups);
+  CHECK(groups > 0 && channels > 0 && channels % groups == 0, "GroupNorm: ", scope.prefix(),
+        " has ", channels, " channels, expected a multiple of norm_num_groups = ", groups);
 }
 
 Var GroupNorm::operator()(const Var& x, Activation activation) const {
