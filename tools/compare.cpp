@@ -8,6 +8,7 @@
 #include "rl/evaluate.h"
 #include "rl/pareto.h"
 #include "tensor/file.h"
+#include "tensor/json_text.h"
 #include "tools/commands.h"
 
 namespace parlo {
@@ -62,7 +63,7 @@ json read_summary(const fs::path& folder) {
   if (!fs::exists(file)) {
     throw UsageError(folder.string() + ": no summary.json; the run is not finished");
   }
-  json summary = json::parse(read_file(file), nullptr, false);
+  json summary = parse_json(read_file(file), file.string());
   CHECK(summary.is_object() && summary.contains("scores"), file.string(),
         ": not a summary of a run");
   CHECK(summary.at("scores").contains("base"), file.string(), ": has no scores of the base");

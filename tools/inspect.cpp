@@ -9,6 +9,8 @@
 #include "models/transformer_file.h"
 #include "rl/rewards/png.h"
 #include "rl/rewards/png_text.h"
+#include "tensor/file.h"
+#include "tensor/json_text.h"
 #include "tensor/safetensors.h"
 #include "tools/commands.h"
 
@@ -32,7 +34,7 @@ struct Part {
 
 std::string class_in(const fs::path& config) {
   if (!fs::exists(config)) return "";
-  const auto j = ordered_json::parse(read_file(config), nullptr, false);
+  const auto j = parse_json<ordered_json>(read_file(config), config.string());
   if (!j.is_object()) throw Error(config.string() + ": not a JSON object");
   if (j.contains("_class_name") && j["_class_name"].is_string()) return j["_class_name"];
   const auto names = j.find("architectures");

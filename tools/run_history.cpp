@@ -9,6 +9,7 @@
 
 #include "tensor/error.h"
 #include "tensor/file.h"
+#include "tensor/json_text.h"
 
 namespace parlo {
 namespace fs = std::filesystem;
@@ -129,8 +130,8 @@ void read_metrics(const fs::path& file, RunHistory& log) {
     at = whole ? end + 1 : content.size();
     if (line.find_first_not_of(" \r\t") == std::string::npos) continue;
     try {
-      add_line(log, json::parse(line));
-    } catch (const json::exception& error) {
+      add_line(log, parse_json(line, "this line"));
+    } catch (const std::exception& error) {
       if (!whole) return;
       throw Error(concat(file.string(), " line ", number, ": ", error.what()));
     }
@@ -141,7 +142,7 @@ void read_summary(const fs::path& file, RunHistory& log) {
   std::error_code ignored;
   if (!fs::exists(file, ignored)) return;
   try {
-    const json content = json::parse(read_file(file));
+    const json content = parse_json(read_file(file), file.string());
     for (const auto& [key, value] : content.items()) {
       if (value.is_string()) log.summary[key] = value.get<std::string>();
       if (value.is_number()) log.summary[key] = value.dump();

@@ -6,6 +6,7 @@
 
 #include "tensor/error.h"
 #include "tensor/file.h"
+#include "tensor/json_text.h"
 
 namespace parlo {
 namespace {
@@ -56,7 +57,7 @@ std::string to_json_line(const Prompt& prompt) {
 
 Prompt parse_prompt(std::string_view line, int64_t id, const std::string& where) {
   try {
-    const Json json = Json::parse(line);
+    const Json json = parse_json<Json>(line, "this line");
     Prompt prompt;
     prompt.id = json.value("id", id);
     prompt.text = json.at("prompt").get<std::string>();
