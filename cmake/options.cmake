@@ -2,6 +2,7 @@
 option(PARLO_BUILD_TESTS "Build the tests" ON)
 option(PARLO_BUILD_BENCH "Build parlo-bench" ON)
 option(PARLO_JUDGES "Build the rewards and the world that need Tesseract, TurboJPEG and FreeType" ON)
+option(PARLO_FUZZ "Build the libFuzzer programs of tests/fuzz (clang)" OFF)
 set(PARLO_SANITIZE "" CACHE STRING "Sanitizers, e.g. address,undefined or thread")
 
 # x86-64-v3 (AVX2, FMA) is the floor; files under kernels/cpu/isa get wider instructions one by one.
@@ -11,6 +12,10 @@ add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v3;-mtune=generic;-
 if(PARLO_SANITIZE)
   add_compile_options(-fsanitize=${PARLO_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${PARLO_SANITIZE})
+endif()
+
+if(PARLO_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
 
 # parlo_library(name DEPS a b PRIVATE c d EXCLUDE regex): a static library of every .cpp and, with a GPU
@@ -44,4 +49,7 @@ function(parlo_library name)
   target_include_directories(parlo_${name} ${scope} $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
                                                     $<INSTALL_INTERFACE:include/parlo>)
   target_link_libraries(parlo_${name} ${scope} ${ARG_DEPS})
+  if(PARLO_FUZZ AND name MATCHES "^(kernels|autograd)$")  # arithmetic, which no loader gets to
+    target_compile_options(parlo_${name} PRIVATE -fno-sanitize=all)
+  endif()
 endfunction()
