@@ -44,8 +44,7 @@ AttentionArgs attention_args(const ClipTowerConfig& c, bool causal) {
 }
 
 std::vector<ClipBlock> make_blocks(const Scope& scope, const ClipTowerConfig& c) {
-  CHECK(c.hidden_size > 0 && c.intermediate_size > 0 && c.projection_dim > 0,
-        "CLIP: expected positive sizes");
+  CHECK(c.hidden_size > 0 && c.intermediate_size > 0, "CLIP: expected positive sizes");
   CHECK(c.num_attention_heads > 0 && c.hidden_size % c.num_attention_heads == 0,
         "CLIP: ", c.num_attention_heads, " heads do not divide hidden_size ", c.hidden_size);
   check_layers("CLIP", c.num_hidden_layers);
@@ -92,6 +91,7 @@ ClipText::ClipText(const Scope& root, const ClipTowerConfig& c, bool with_projec
   blocks_ = make_blocks(scope, c);
   final_layer_norm_ = LayerNorm(scope / "final_layer_norm", c.hidden_size, c.layer_norm_eps);
   if (with_projection) {
+    CHECK(c.projection_dim > 0, "CLIP: projection_dim is 0 in a tower with a projection");
     projection_ = Linear(root / "text_projection", c.hidden_size, c.projection_dim, false);
   }
 }
@@ -159,6 +159,7 @@ ClipVision::ClipVision(const Scope& root, const ClipTowerConfig& c, bool with_pr
   blocks_ = make_blocks(scope, c);
   post_layer_norm_ = LayerNorm(scope / "post_layernorm", c.hidden_size, c.layer_norm_eps);
   if (with_projection) {
+    CHECK(c.projection_dim > 0, "CLIP: projection_dim is 0 in a tower with a projection");
     projection_ = Linear(root / "visual_projection", c.hidden_size, c.projection_dim, false);
   }
 }
