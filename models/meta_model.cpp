@@ -31,8 +31,10 @@ int64_t bytes_of(const Params& params) {
 std::unique_ptr<ClipTextModel> clip_on_meta(const fs::path& folder) {
   const JsonConfig json(folder / "config.json");
   const std::vector<std::string> classes = json.texts("architectures");
-  const bool projection = classes.empty() || classes.front() != "CLIPTextModel";
-  auto model = std::make_unique<ClipTextModel>(ClipTowerConfig::from_json(json), projection);
+  const ClipTowerConfig config = ClipTowerConfig::from_json(json);
+  const bool projection =
+      config.projection_dim > 0 && (classes.empty() || classes.front() != "CLIPTextModel");
+  auto model = std::make_unique<ClipTextModel>(config, projection);
   model->params().allocate({kMeta});
   return model;
 }
