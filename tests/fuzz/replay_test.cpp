@@ -30,7 +30,8 @@ std::map<std::string, std::string> seeds_of(const fuzz::Target& target) {
   return out;
 }
 
-// One to four edits: bytes changed, cut out, repeated, or taken from another seed; numbers blown up.
+// One to four edits: bytes changed, cut out, repeated, or taken from another seed; numbers blown
+// up.
 std::string mutated(std::string text, const std::string& other, std::mt19937& random) {
   const auto below = [&](size_t n) { return n == 0 ? 0 : random() % n; };
   const size_t edits = 1 + below(4);
@@ -107,6 +108,12 @@ TEST_CASE("the runner tells a refusal from a fault") {
   const auto foreign = [](std::string_view) { throw std::bad_alloc(); };
   CHECK_THROWS_AS(fuzz::run(empty, ""), std::logic_error);
   CHECK_THROWS_AS(fuzz::run(foreign, ""), std::bad_alloc);
-  const auto parts = fuzz::parts_of("a\x1e\x1e" "c\x1e" "d", 3);
-  CHECK((parts[0] == "a" && parts[1].empty() && parts[2] == "c\x1e" "d"));
+  const auto parts = fuzz::parts_of(
+      "a\x1e\x1e"
+      "c\x1e"
+      "d",
+      3);
+  CHECK((parts[0] == "a" && parts[1].empty() &&
+         parts[2] == "c\x1e"
+                     "d"));
 }
