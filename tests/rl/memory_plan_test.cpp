@@ -129,7 +129,8 @@ TEST_CASE("a latent pipeline with three encoders: weights, decoding, an evaluati
   const auto model = load_flow_model(c.base);
   const int64_t mapped =
       plan.transformer + plan.autoencoder - (memory_stats({}).current_bytes - before);
-  const auto measured = [&](const char* what, int64_t predicted, int64_t files, const auto& work) {
+  const auto measured = [&](const std::string& what, int64_t predicted, int64_t files,
+                            const auto& work) {
     cpu_memory::reset_peak();
     work();
     const int64_t real = memory_stats({}).peak_bytes - before + mapped + files;
