@@ -98,10 +98,10 @@ void twice(benchmark::internal::Benchmark* b) {
 
 BENCHMARK_CAPTURE(read, cold, true)->Apply(twice);
 BENCHMARK_CAPTURE(read, warm, false)->Apply(twice);
-BENCHMARK_CAPTURE(load, f32 / cold, DType::f32, true)->Apply(twice);
-BENCHMARK_CAPTURE(load, f32 / warm, DType::f32, false)->Apply(twice);
-BENCHMARK_CAPTURE(load, bf16 / cold, DType::bf16, true)->Apply(twice);
-BENCHMARK_CAPTURE(load, bf16 / warm, DType::bf16, false)->Apply(twice);
+BENCHMARK_CAPTURE(load, f32_cold, DType::f32, true)->Apply(twice);
+BENCHMARK_CAPTURE(load, f32_warm, DType::f32, false)->Apply(twice);
+BENCHMARK_CAPTURE(load, bf16_cold, DType::bf16, true)->Apply(twice);
+BENCHMARK_CAPTURE(load, bf16_warm, DType::bf16, false)->Apply(twice);
 
 }  // namespace
 }  // namespace parlo::bench

@@ -77,8 +77,7 @@ namespace {
 
 // Null when there is no such file.
 json parse_optional(const std::filesystem::path& path) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return {};
+  if (!is_there(path)) return {};
   json out = parse_json(read_file(path), path.string());
   CHECK(out.is_object(), path.string(), ": not a JSON object");
   return out;

@@ -119,6 +119,9 @@ class AutoencoderKl {
 // original repositories and of old diffusers versions are translated, 1x1 convolutions that are
 // linears here lose their last axes. Other names stay, so that a strict loader can list them.
 std::vector<StoredTensor> autoencoder_kl_tensors(const SafeTensors& file, int64_t levels);
+// What stands before the names of an autoencoder within a whole model's file ("first_stage_model."
+// or "vae."; diffusers' single_file_utils.py); empty where none has it.
+std::string_view autoencoder_kl_prefix(const SafeTensors& file);
 // A single name.
 std::string autoencoder_kl_name(const std::string& name, int64_t levels);
 

@@ -36,15 +36,6 @@ constexpr Rule kRules[] = {
 constexpr std::string_view kUp = "decoder.up.";
 constexpr std::array<std::string_view, 2> kPrefixes = {"first_stage_model.", "vae."};
 
-std::string_view prefix_of(const SafeTensors& file) {
-  for (const std::string_view prefix : kPrefixes) {
-    for (const std::string& name : file.names()) {
-      if (name.starts_with(prefix)) return prefix;
-    }
-  }
-  return {};
-}
-
 // Attention's projections, which the original repositories store as 1x1 convolutions.
 bool is_linear(const std::string& name) {
   return name.find(".attentions.0.to_") != std::string::npos && name.ends_with(".weight");
@@ -67,8 +58,17 @@ std::string autoencoder_kl_name(const std::string& given, int64_t levels) {
   return name;
 }
 
+std::string_view autoencoder_kl_prefix(const SafeTensors& file) {
+  for (const std::string_view prefix : kPrefixes) {
+    for (const std::string& name : file.names()) {
+      if (name.starts_with(prefix)) return prefix;
+    }
+  }
+  return {};
+}
+
 std::vector<StoredTensor> autoencoder_kl_tensors(const SafeTensors& file, int64_t levels) {
-  const std::string_view prefix = prefix_of(file);
+  const std::string_view prefix = autoencoder_kl_prefix(file);
   std::vector<StoredTensor> out;
   for (const std::string& full : file.names()) {
     if (!full.starts_with(prefix)) continue;  // another part of the whole model

@@ -109,7 +109,7 @@ std::unique_ptr<FluxPipeline> FluxPipeline::load(const ModelFiles& files, Device
                                       c.pooled_projection_dim, text);
   auto pipeline = std::make_unique<FluxPipeline>(std::move(parts), settings);
   pipeline->to(device);
-  apply_settings(settings, pipeline->parts_.vae.get());
+  apply_settings(settings, pipeline->parts_.vae.get(), device);
   if (dtype == DType::bf16) pipeline->transformer().narrow();
   return pipeline;
 }

@@ -11,8 +11,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr Device kMeta{Device::Kind::meta, 0};
-
 // Bytes that something needs at most beside those in use.
 template <class Fn>
 int64_t peak_of(const Fn& fn) {
@@ -112,10 +110,7 @@ std::shared_ptr<AutoencoderKl> autoencoder_on_meta(const fs::path& folder, Devic
   auto vae =
       std::make_shared<AutoencoderKl>(AutoencoderKlConfig::from_json(folder / "vae/config.json"));
   vae->params().allocate({kMeta});
-  if (settings.vae_bf16 && like.is_cpu()) {
-    throw UsageError("an autoencoder in bf16 needs a GPU; leave it in f32 on a CPU");
-  }
-  apply_settings(settings, vae.get());
+  apply_settings(settings, vae.get(), like);
   out.autoencoder_bytes = bytes_of(vae->params());
   return vae;
 }

@@ -2,29 +2,10 @@
 
 #include <set>
 
+#include "tensor/file.h"
+
 namespace parlo {
 namespace fs = std::filesystem;
-
-namespace {
-
-// diffusers' single_file_utils.py
-constexpr std::string_view kVaePrefixes[] = {"first_stage_model.", "vae."};
-
-std::string vae_prefix(const SafeTensors& file) {
-  for (std::string_view prefix : kVaePrefixes) {
-    for (const std::string& name : file.names()) {
-      if (name.starts_with(prefix)) return std::string(prefix);
-    }
-  }
-  return "";
-}
-
-bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
-}  // namespace
 
 void ModelFiles::check() const {
   std::error_code ignored;
@@ -43,7 +24,7 @@ std::shared_ptr<AutoencoderKl> ModelFiles::load_vae(const AutoencoderKlConfig& p
                                                     const Placement& to) const {
   const fs::path folder = parts / "vae", config = folder / "config.json";
   if (transformer.extension() == ".safetensors" && fs::is_regular_file(transformer) &&
-      !vae_prefix(SafeTensors::open(transformer)).empty()) {
+      !autoencoder_kl_prefix(SafeTensors::open(transformer)).empty()) {
     return AutoencoderKl::load_file(
         transformer, is_there(config) ? AutoencoderKlConfig::from_json(config) : published, to);
   }
@@ -55,7 +36,7 @@ std::string ModelFiles::used() const {
   check();
   const TransformerFile file = open_transformer();
   if (!file.original) return "";
-  const std::string vae = vae_prefix(file.tensors);
+  const std::string_view vae = autoencoder_kl_prefix(file.tensors);
   std::set<std::string> others;
   for (const std::string& name : file.tensors.names()) {
     const bool taken = name.starts_with(file.prefix) || (!vae.empty() && name.starts_with(vae));

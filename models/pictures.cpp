@@ -19,11 +19,11 @@ Shape picture_latents(const PipelineSettings& settings, const AutoencoderKl* vae
   return {rule.channels, side("height", settings.height), side("width", settings.width)};
 }
 
-void apply_settings(const PipelineSettings& settings, AutoencoderKl* vae) {
+void apply_settings(const PipelineSettings& settings, AutoencoderKl* vae, Device device) {
   if (vae == nullptr) return;
   vae->tiling = settings.vae_tiling;
   if (!settings.vae_bf16) return;
-  if (vae->params().device().is_cpu()) {
+  if (device.is_cpu()) {
     throw UsageError("an autoencoder in bf16 needs a GPU; leave it in f32 on a CPU");
   }
   vae->params().narrow_weights();

@@ -29,8 +29,9 @@ struct LatentRule {
 Shape picture_latents(const PipelineSettings& settings, const AutoencoderKl* vae,
                       const LatentRule& rule);
 
-// What the settings say of the autoencoder (null: nothing), which is where it will run.
-void apply_settings(const PipelineSettings& settings, AutoencoderKl* vae);
+// What the settings say of the autoencoder (null: nothing). `device` is where it will run;
+// UsageError for bf16 on a CPU.
+void apply_settings(const PipelineSettings& settings, AutoencoderKl* vae, Device device);
 
 // Latents [B, ...] -> [B, 3, H, W] in [0, 1] (not clipped), one after the other. Without an
 // autoencoder the latents are the pixels themselves, in [-1, 1].

@@ -43,7 +43,7 @@ std::unique_ptr<Sd3Pipeline> Sd3Pipeline::load(const ModelFiles& files, Device d
   auto pipeline = std::make_unique<Sd3Pipeline>(std::move(transformer), std::move(encoders),
                                                 scheduler.number("shift", 1.0), vae, settings);
   pipeline->to(device);
-  apply_settings(settings, vae.get());
+  apply_settings(settings, vae.get(), device);
   if (dtype == DType::bf16) pipeline->transformer().narrow();
   return pipeline;
 }

@@ -18,11 +18,6 @@ namespace {
 constexpr std::string_view kSpace = "\u2581";  // stands for a space in pieces
 constexpr int64_t kExtraIds = 100;
 
-bool is_there(const std::filesystem::path& path) {
-  std::error_code ignored;
-  return std::filesystem::exists(path, ignored);
-}
-
 // Runs fn, naming the file in its errors.
 template <class Fn>
 auto in_file(const std::filesystem::path& path, Fn&& fn) {

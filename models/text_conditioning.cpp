@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tensor/error.h"
+#include "tensor/file.h"
 
 namespace parlo {
 namespace fs = std::filesystem;
@@ -11,11 +12,6 @@ namespace {
 
 constexpr int64_t kSd3T5Tokens = 256, kFluxT5Tokens = 512;
 constexpr int64_t kClipTokens = 77;  // of encoders that are not there
-
-bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
 
 // Names, sizes and times of a folder's files: changes whenever its numbers may.
 std::string describe_files(const fs::path& folder) {

@@ -7,8 +7,6 @@
 namespace parlo {
 namespace {
 
-constexpr Device kMeta{Device::Kind::meta, 0};
-
 // The peak since the last call.
 int64_t take_peak() {
   const int64_t peak = meta_memory::stats().peak_bytes;

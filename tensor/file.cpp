@@ -131,6 +131,11 @@ fs::path temporary_name(const fs::path& path) {
 
 }  // namespace
 
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
 std::string read_file(const fs::path& path) {
   Descriptor fd(path, O_RDONLY, "read");
   const size_t size = regular_size(fd, path);

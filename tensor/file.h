@@ -12,6 +12,9 @@ namespace parlo {
 // Texts and tokenizers; what is larger is mapped.
 inline constexpr size_t kMostReadBytes = size_t{1} << 30;
 
+// Something has this name; false as well where the system does not say.
+bool is_there(const std::filesystem::path& path);
+
 // The whole file as bytes. Throws Error naming the path and the reason.
 std::string read_file(const std::filesystem::path& path);
 

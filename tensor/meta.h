@@ -4,6 +4,13 @@
 #pragma once
 
 #include "tensor/allocator.h"
+#include "tensor/device.h"
+
+namespace parlo {
+
+inline constexpr Device kMeta{Device::Kind::meta, 0};
+
+}  // namespace parlo
 
 namespace parlo::meta_memory {
 

@@ -6,9 +6,13 @@ namespace parlo {
 namespace {
 
 // What all of them share. The frozen weights are bf16 throughout: SD3.5's were run in fp16
-// autocast, which this version does not have.
-TrainOptions published() {
+// autocast, which this version does not have. steps: rollouts of the single experts that were
+// published (RaTE's teachers).
+TrainOptions published(const char* reward, const char* kl, int64_t steps) {
   TrainOptions o;
+  o.rewards = {reward};
+  o.kl = {kl};
+  o.steps = steps;
   o.common.seed = 42;
   o.method = "single";
   o.dtype = "bf16";
@@ -31,12 +35,8 @@ TrainOptions published() {
   return o;
 }
 
-// steps: rollouts of the single experts that were published (RaTE's teachers).
 TrainOptions sd35m(const char* reward, const char* kl, int64_t steps) {
-  TrainOptions o = published();
-  o.rewards = {reward};
-  o.kl = {kl};
-  o.steps = steps;
+  TrainOptions o = published(reward, kl, steps);
   o.guidance.guidance = 4.5;
   o.targets = "attention";
   o.run.lora.r = 32;
@@ -51,10 +51,7 @@ TrainOptions sd35m(const char* reward, const char* kl, int64_t steps) {
 }
 
 TrainOptions flux(const char* reward, const char* kl, int64_t steps) {
-  TrainOptions o = published();
-  o.rewards = {reward};
-  o.kl = {kl};
-  o.steps = steps;
+  TrainOptions o = published(reward, kl, steps);
   o.guidance.guidance = 3.5;
   o.targets = "attention+mlp";
   o.run.lora.r = 64;

@@ -71,7 +71,6 @@ void adapter(std::string_view input) {
     const AdapterConfig c = parse_adapter_config(std::string(parts[0]), "c", offenders);
     parse_adapter_config(adapter_config_json(c), "again", offenders);
   }
-  // Not save_safetensors: it would refuse and sync what a hostile writer would not.
   save_safetensors(folder.path() / "adapter_model.safetensors", tensors_of(parts[2]), metadata);
   const AdapterFile read = read_adapter(folder.path() / "adapter_model.safetensors");
   check_read(read);

@@ -6,12 +6,12 @@
 
 #include "tensor/allocator.h"
 #include "tensor/device_memory.h"
+#include "tensor/meta.h"
 #include "tests/support.h"
 
 namespace parlo::test {
 namespace {
 
-constexpr Device kMeta{Device::Kind::meta, 0};
 constexpr int64_t kMatrices = 5, kRows = 512, kColumns = 1024;
 constexpr int64_t kLargest = kRows * kColumns * 4;  // bytes in f32
 constexpr int64_t kSmall = int64_t{1} << 16;        // what bookkeeping may take

@@ -161,6 +161,13 @@ TEST_CASE("settings move the plan the way they move the run") {
   PlannedRun other = run;
   other.second_model = true;
   CHECK(plan(other).update == one.update + one.transformer + one.text);
+  // Encoded prompts are kept.
+  PlannedRun more = run;
+  more.train_prompts += 1000;
+  const Condition condition = make_meta_model(signs, {}, DType::bf16).condition;
+  const auto kept =
+      1000 * static_cast<int64_t>(condition.context.nbytes() + condition.pooled.nbytes());
+  CHECK(plan(more).update == one.update + kept);
   // Activations are bf16 on a GPU alone.
   CHECK(plan(run, {Device::Kind::cuda, 0}).update < one.update);
 }

@@ -7,8 +7,6 @@
 namespace parlo::test {
 namespace {
 
-constexpr Device kMeta{Device::Kind::meta, 0};
-
 TEST_CASE("meta tensors count their bytes and hold none") {
   const int64_t before = memory_stats(kMeta).current_bytes;
   {
